@@ -1,0 +1,388 @@
+"""Evidence on disk: schema, provenance, atomic writes and locks.
+
+Producers (``mixkd``, ``theory``, ``benchmarks``) write here, ``reports`` reads. The module imports only
+the standard library, pydantic and filelock, so that everyone may import it.
+
+Layout of a store::
+
+    runs/<run-id>/record.json         the Record: experiment, provenance, measurements, history
+                  examples.parquet    one row per evaluated example
+                  model/              Hugging Face format
+    theory/<cell-id>.parquet + .json  one row per replicate; the CellRecord beside it
+    benchmarks/<name>.json            pytest-benchmark's own JSON
+    report.html  verdicts.json  evidence/*.csv
+
+In each folder the JSON is written last: what has no valid JSON is unfinished work, not evidence.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self, TypeVar
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+SCHEMA_VERSION = 1
+
+#: Packages whose version can change a number in a record.
+VERSIONED_PACKAGES = (
+    "mixkd", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "scipy", "scikit-learn",
+)  # fmt: skip
+
+
+class UserError(Exception):
+    """A mistake its user can put right: one sentence that says what to do (exit code 2, no traceback)."""
+
+
+def canonical_json(identity: dict[str, Any]) -> str:
+    """JSON text that equal identities share: sorted keys, no spaces, no NaN.
+
+    Raises:
+        ValueError: If a number is NaN or infinite.
+    """
+    return json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def content_id(identity: dict[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 of the canonical JSON: a run id or a cell id."""
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Frozen(BaseModel):
+    # Strict numbers are left to the producers; unknown keys mean another schema and are refused.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Provenance(_Frozen):
+    """Where numbers come from: all that can change bits without being part of the identity."""
+
+    commit: str | None
+    dirty: bool | None
+    versions: dict[str, str]
+    python: str
+    platform: str
+    processor: str
+    device: str
+    num_threads: int
+    seeds: dict[str, int]
+    command: str
+    started_at: str
+    wall_time_s: float
+
+
+class Record(_Frozen):
+    """One finished training run.
+
+    Attributes:
+        run_id: ``content_id(experiment)``; a record whose id does not match its content is refused.
+        experiment: Everything that decides the numbers, as plain JSON.
+        measurements: Name -> value, in the unit of the name (``*_score`` and ``*_agreement`` in [0, 1] or
+            [-1, 1] for correlations, ``*_loss`` in nats, ``num_*`` counts).
+        history: One entry per logged step, as the Trainer logs them.
+    """
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    experiment: dict[str, Any]
+    provenance: Provenance
+    measurements: dict[str, float]
+    history: list[dict[str, float]]
+
+    @model_validator(mode="after")
+    def _id_matches(self) -> Self:
+        if self.run_id != content_id(self.experiment):
+            raise ValueError(f"run id {self.run_id} does not match its experiment")
+        return self
+
+
+class CellRecord(_Frozen):
+    """One finished simulation cell; the replicates are in the parquet file beside it.
+
+    Attributes:
+        cell_id: ``content_id(cell)``.
+        data_sha256: Hash of ``<cell-id>.parquet``, so that a torn or foreign data file is noticed.
+    """
+
+    schema_version: Literal[1] = 1
+    cell_id: str
+    cell: dict[str, Any]
+    provenance: Provenance
+    data_sha256: str
+
+    @model_validator(mode="after")
+    def _id_matches(self) -> Self:
+        if self.cell_id != content_id(self.cell):
+            raise ValueError(f"cell id {self.cell_id} does not match its cell")
+        return self
+
+
+_Model = TypeVar("_Model", Record, CellRecord)
+
+
+class Problem(NamedTuple):
+    """A file of the store that cannot be used, and why."""
+
+    path: Path
+    reason: str
+
+
+class Busy(Exception):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder; on success fsync it and rename it to `path`.
+
+    On an error the temporary file (or folder) is removed and `path` is left as it was.
+
+    Raises:
+        UserError: If the disk is full or the folder cannot be written.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        yield temporary / path.name
+        written = temporary / path.name
+        if written.is_file():
+            with written.open("rb") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():  # a folder cannot be renamed onto a full one
+            path.rename(temporary / "replaced")
+        written.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error.strerror or error}. Free some space or choose another folder."
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+class Store:
+    """A folder of evidence. Creating the object touches nothing on disk."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+
+    def run_dir(self, run_id: str) -> Path:
+        """Folder of one run."""
+        return self.root / "runs" / run_id
+
+    def model_dir(self, run_id: str) -> Path:
+        """Checkpoint folder of one run."""
+        return self.run_dir(run_id) / "model"
+
+    @property
+    def benchmarks_dir(self) -> Path:
+        """Folder of pytest-benchmark's JSON files."""
+        return self.root / "benchmarks"
+
+    def cell_data_path(self, cell_id: str) -> Path:
+        """Parquet file of one simulation cell, one row per replicate."""
+        return self.root / "theory" / f"{cell_id}.parquet"
+
+    def load_run(self, run_id: str) -> Record | None:
+        """Read one run's record.
+
+        Returns:
+            The record, or None if the run has not finished.
+
+        Raises:
+            UserError: If the record exists but is not valid.
+        """
+        path = self.run_dir(run_id) / "record.json"
+        return _read(path, Record, run_id) if path.exists() else None
+
+    def save_run(self, record: Record) -> None:
+        """Write a run's record: the last file of the run, which makes it finished."""
+        path = self.run_dir(record.run_id) / "record.json"
+        write_text(path, record.model_dump_json(indent=1))
+
+    def runs(self) -> tuple[list[Record], list[Problem]]:
+        """All finished runs, sorted by id, and every record that cannot be used."""
+        return _read_all(sorted((self.root / "runs").glob("*/record.json")), Record)
+
+    def load_cell(self, cell_id: str) -> CellRecord | None:
+        """Read one cell's record, checking the data file beside it.
+
+        Returns:
+            The record, or None if the cell has not finished.
+
+        Raises:
+            UserError: If the record or its data file is not valid.
+        """
+        path = self.cell_data_path(cell_id).with_suffix(".json")
+        return _read(path, CellRecord, cell_id) if path.exists() else None
+
+    def save_cell(self, cell: dict[str, Any], provenance: Provenance) -> CellRecord:
+        """Make a cell finished, once its data file is in place.
+
+        Raises:
+            FileNotFoundError: If ``cell_data_path(content_id(cell))`` has not been written.
+        """
+        data_path = self.cell_data_path(content_id(cell))
+        record = CellRecord(
+            cell_id=content_id(cell), cell=cell, provenance=provenance, data_sha256=file_sha256(data_path)
+        )
+        write_text(data_path.with_suffix(".json"), record.model_dump_json(indent=1))
+        return record
+
+    def cells(self) -> tuple[list[CellRecord], list[Problem]]:
+        """All finished cells, sorted by id, and every one that cannot be used."""
+        return _read_all(sorted((self.root / "theory").glob("*.json")), CellRecord)
+
+    @contextmanager
+    def lock(self, name: str, wait: bool = True) -> Iterator[None]:
+        """Hold the inter-process lock of a run or cell id.
+
+        The operating system releases it when the process dies, however it dies.
+
+        Raises:
+            Busy: If another process holds it and `wait` is false.
+        """
+        folder = self.root / ".locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"Cannot use {self.root} as a store: {error.strerror}. Choose another --output."
+            ) from error
+        try:
+            with FileLock(folder / f"{name}.lock", timeout=-1 if wait else 0):
+                yield
+        except Timeout as error:
+            raise Busy(name) from error
+
+
+def _read(path: Path, model: type[_Model], expected_id: str) -> _Model:
+    """Parse and validate one JSON file; every way in which it can be wrong becomes a UserError."""
+    way_out = "Delete it to have it computed again."
+    try:
+        record = model.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{path} is not a valid record ({where or 'file'}: {first['msg']}). {way_out}"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    stored_id = record.run_id if isinstance(record, Record) else record.cell_id
+    if stored_id != expected_id:
+        raise UserError(f"{path} holds {stored_id}, not {expected_id}. {way_out}")
+    if isinstance(record, CellRecord):
+        data_path = path.with_suffix(".parquet")
+        if not data_path.exists() or file_sha256(data_path) != record.data_sha256:
+            raise UserError(
+                f"{data_path} is missing or is not the file that {path.name} describes. {way_out}"
+            )
+    return record
+
+
+def _read_all(paths: list[Path], model: type[_Model]) -> tuple[list[_Model], list[Problem]]:
+    records, problems = [], []
+    for path in paths:
+        try:
+            records.append(_read(path, model, path.parent.name if model is Record else path.stem))
+        except UserError as error:
+            problems.append(Problem(path, str(error)))
+    return records, problems
+
+
+@cache
+def _git_state() -> tuple[str | None, bool | None]:
+    """Commit and dirty flag of the source tree; (None, None) outside a git checkout."""
+    folder = Path(__file__).parent
+    try:
+        _, commit, status = (
+            subprocess.run(
+                ["git", *args], cwd=folder, capture_output=True, text=True, check=True, timeout=10
+            ).stdout
+            for args in (
+                ["ls-files", "--error-unmatch", Path(__file__).name],  # fails where the checkout is not ours
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no"],
+            )
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    return commit.strip(), bool(status.strip())
+
+
+@cache
+def _processor() -> str:
+    """Name of the processor, as the operating system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    installed = {}
+    for name in VERSIONED_PACKAGES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def now() -> datetime:
+    """The current time, in UTC."""
+    return datetime.now(UTC)
+
+
+def command_line() -> str:
+    """The command this process was started with, without the folder it lives in."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def provenance(*, device: str, num_threads: int, seeds: dict[str, int], started_at: datetime) -> Provenance:
+    """Describe this process and machine; the wall time runs from `started_at` until now."""
+    commit, dirty = _git_state()
+    return Provenance(
+        commit=commit,
+        dirty=dirty,
+        versions=_versions(),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        processor=_processor(),
+        device=device,
+        num_threads=num_threads,
+        seeds=seeds,
+        command=command_line(),
+        started_at=started_at.isoformat(timespec="seconds"),
+        wall_time_s=(now() - started_at).total_seconds(),
+    )
