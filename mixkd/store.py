@@ -271,9 +271,7 @@ class Store:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"Cannot use {self.root} as a store: {error.strerror}. Choose another --output."
-            ) from error
+            raise UserError(f"Cannot use {self.root} as a store: {error.strerror}. Choose another --output.") from error
         try:
             with FileLock(folder / f"{name}.lock", timeout=-1 if wait else 0):
                 yield
@@ -289,9 +287,7 @@ def _read(path: Path, model: type[_Model], expected_id: str) -> _Model:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{path} is not a valid record ({where or 'file'}: {first['msg']}). {way_out}"
-        ) from error
+        raise UserError(f"{path} is not a valid record ({where or 'file'}: {first['msg']}). {way_out}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     stored_id = record.run_id if isinstance(record, Record) else record.cell_id
@@ -300,9 +296,7 @@ def _read(path: Path, model: type[_Model], expected_id: str) -> _Model:
     if isinstance(record, CellRecord):
         data_path = path.with_suffix(".parquet")
         if not data_path.exists() or file_sha256(data_path) != record.data_sha256:
-            raise UserError(
-                f"{data_path} is missing or is not the file that {path.name} describes. {way_out}"
-            )
+            raise UserError(f"{data_path} is missing or is not the file that {path.name} describes. {way_out}")
     return record
 
 
@@ -322,9 +316,7 @@ def _git_state() -> tuple[str | None, bool | None]:
     folder = Path(__file__).parent
     try:
         _, commit, status = (
-            subprocess.run(
-                ["git", *args], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-            ).stdout
+            subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout
             for args in (
                 ["ls-files", "--error-unmatch", Path(__file__).name],  # fails where the checkout is not ours
                 ["rev-parse", "HEAD"],

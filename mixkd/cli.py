@@ -1,0 +1,296 @@
+"""The `mixkd` command: the one place where the packages meet. They are imported when a command needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from pydantic import ValidationError
+
+from mixkd.experiment import Experiment
+from mixkd.store import Store, UserError, atomic_path
+
+
+def reproduce(
+    suite: str = "quick",
+    output: str = "results",
+    data_dir: str | None = None,
+    device: str | None = None,
+    jobs: int = 1,
+    backend: str = "loky",
+) -> None:
+    """Do everything: assets, teacher, students, theory, benchmarks, report. What is finished is not done again.
+
+    Args:
+        suite: Name of a suite that comes with the package, or a YAML file.
+        output: Folder of the evidence.
+        data_dir: Folder with the tasks' files, in place of the pinned assets.
+        device: cpu or cuda; by default CUDA if there is one.
+        jobs: Experiments and simulation cells at a time.
+        backend: joblib's backend for more than one job: loky, dask or ray.
+    """
+    _say("1/4 training")
+    run_suite(suite, output, data_dir, device, jobs, backend)
+    _say("2/4 theory")
+    theory([], output, jobs)
+    _say("3/4 benchmarks")
+    if list(Store(output).benchmarks_dir.glob("*.json")):
+        _say("benchmarks: already in the store (`mixkd bench` runs them again)")
+    else:
+        bench([], output)
+    _say("4/4 report")
+    report(output)
+
+
+def train(
+    experiment: Experiment,
+    output: str = "results",
+    data_dir: str | None = None,
+    device: str | None = None,
+    gradient_accumulation_steps: int = 1,
+    force: bool = False,
+) -> None:
+    """Train one model, and its teacher if it has none yet; print its measurements.
+
+    Args:
+        experiment: What to run.
+        output: Folder of the evidence.
+        data_dir: Folder with the task's files, in place of the pinned assets.
+        device: cpu or cuda; by default CUDA if there is one.
+        gradient_accumulation_steps: Micro-batches that add up to batch_size.
+        force: Compute again, and overwrite, what is there.
+    """
+    from mixkd.experiment import run
+    from mixkd.progress import Progress
+
+    _quiet_libraries()
+    with Progress(1.0, experiment.label()) as progress:
+        record = run(
+            experiment,
+            output,
+            data_dir=data_dir,
+            device=device,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            force=force,
+            report=progress.update,
+        )
+    print(json.dumps(record.measurements, indent=1))
+    print(f"Model: {Store(output).model_dir(record.run_id)}")
+
+
+def run_suite(
+    suite: str,
+    output: str = "results",
+    data_dir: str | None = None,
+    device: str | None = None,
+    jobs: int = 1,
+    backend: str = "loky",
+    force: bool = False,
+) -> None:
+    """Run a grid of experiments.
+
+    Args:
+        suite: Name of a suite that comes with the package, or a YAML file.
+        output: Folder of the evidence.
+        data_dir: Folder with the tasks' files, in place of the pinned assets.
+        device: cpu or cuda; by default CUDA if there is one.
+        jobs: Experiments at a time.
+        backend: joblib's backend for more than one job: loky, dask or ray.
+        force: Compute again, and overwrite, what is there.
+    """
+    from mixkd.suite import load_suite
+    from mixkd.suite import run_suite as run_all
+
+    grid = load_suite(suite)
+    _quiet_libraries()
+    run_all(grid, output, data_dir=data_dir, device=device, jobs=jobs, backend=backend, force=force)
+
+
+def theory(studies: list[str], output: str = "results", jobs: int = 1, force: bool = False) -> None:
+    """Run simulation studies.
+
+    Args:
+        studies: Names of studies; none: all of them.
+        output: Folder of the evidence.
+        jobs: Simulation cells at a time.
+        force: Compute again, and overwrite, what is there.
+    """
+    from mixkd.progress import Progress
+    from theory.studies import STUDIES, run_studies
+
+    with Progress(1.0, "theory") as progress:
+        run_studies(
+            studies or list(STUDIES),
+            Store(output),
+            num_jobs=jobs,
+            force=force,
+            report=lambda done, total, label: progress.line(done / total, label),
+        )
+
+
+def bench(pytest_options: Sequence[str] = (), output: str = "results") -> None:
+    """Run `pytest benchmarks` and keep its JSON in the store.
+
+    Args:
+        pytest_options: Further options of pytest, such as `-k latency`.
+        output: Folder of the evidence; its models are measured.
+    """
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+    if not folder.is_dir():
+        raise UserError(
+            "The benchmarks are part of the source tree, not of the installed package; run `mixkd bench` "
+            "from a clone installed with `pip install -e .`."
+        )
+    store = Store(output)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "benchmark.json"
+        options = [str(folder), f"--benchmark-json={path}", f"--store={store.root}", "-q", *pytest_options]
+        status = subprocess.run([sys.executable, "-m", "pytest", *options], check=False).returncode
+        if status != 0 or not path.exists() or not path.stat().st_size:
+            raise UserError(f"The benchmarks ended with pytest's exit code {status}, see above; nothing was stored.")
+        with atomic_path(store.benchmarks_dir / "benchmark.json") as target:
+            target.write_bytes(path.read_bytes())
+    _say(f"benchmarks: {store.benchmarks_dir / 'benchmark.json'}")
+
+
+def report(output: str = "results") -> None:
+    """Judge the claims by what the store holds, and write report.html, verdicts.json and the tables behind them.
+
+    Args:
+        output: Folder of the evidence.
+    """
+    from reports.page import build
+
+    print(build(Store(output)))
+
+
+def doctor(output: str = "results") -> None:
+    """Say what this machine can run.
+
+    Args:
+        output: Folder of the evidence, whose disk is looked at.
+    """
+    from mixkd.doctor import diagnose
+
+    for line in diagnose(Path(output)):
+        print(line)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "reproduce": reproduce,
+    "train": train,
+    "suite": run_suite,
+    "theory": theory,
+    "bench": bench,
+    "report": report,
+    "doctor": doctor,
+}
+
+
+def build_parser() -> ArgumentParser:
+    """The command line, built from the functions above."""
+    parser = ArgumentParser(prog="mixkd", description="Distil BERT with MixKD, and check the claims about it.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subcommands()
+    for name, function in COMMANDS.items():
+        summary = (function.__doc__ or "").strip().splitlines()[0]
+        command = ArgumentParser(description=summary)
+        command.add_argument("--config", action="config", help="YAML file with these options")
+        if name == "train":
+            command.add_argument("--seed", type=int | None, default=None, help="sets init_seed and data_seed")
+            command.add_class_arguments(Experiment, None, skip={"data_fingerprint", "teacher_fingerprint"})
+            command.add_function_arguments(function, None, skip={"experiment"})
+        elif name == "suite":
+            command.add_argument("suite", type=str, help=f"{', '.join(_suite_names())}, or a YAML file")
+            command.add_function_arguments(function, None, skip={"suite"})
+        elif name == "theory":
+            command.add_argument("studies", type=str, nargs="*", help="claims such as T05; none: all studies")
+            command.add_function_arguments(function, None, skip={"studies"})
+        elif name == "bench":
+            command.usage = "mixkd bench [--output OUTPUT] [options of pytest]"
+            command.add_function_arguments(function, None, skip={"pytest_options"})
+        else:
+            command.add_function_arguments(function, None)
+        commands.add_subcommand(name, command, help=summary)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Returns:
+        0; 2 for a mistake its user can put right; 130 when interrupted.
+    """
+    arguments, pytest_options = _split_off_pytest_options(list(sys.argv[1:] if argv is None else argv))
+    parsed = build_parser().parse_args(arguments)
+    options = {key: value for key, value in vars(parsed[parsed.subcommand]).items() if key != "config"}
+    try:
+        if parsed.subcommand == "train":
+            options = _with_experiment(options)
+        elif parsed.subcommand == "bench":
+            options["pytest_options"] = pytest_options
+        COMMANDS[parsed.subcommand](**options)
+    except UserError as error:
+        if parsed.debug:
+            traceback.print_exc()
+        print(f"mixkd: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mixkd: stopped. The same command goes on where it was.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _with_experiment(options: dict[str, Any]) -> dict[str, Any]:
+    """Gather the experiment's fields out of the flat options."""
+    fields = {key: options.pop(key) for key in list(options) if key in Experiment.model_fields}
+    seed = options.pop("seed")
+    if seed is not None:
+        fields |= {"init_seed": seed, "data_seed": seed}
+    try:
+        return {"experiment": Experiment(**fields), **options}
+    except ValidationError as error:
+        raise UserError("; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())) from error
+
+
+def _split_off_pytest_options(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Separate what follows `bench` into our own options and pytest's."""
+    if "bench" not in arguments:
+        return arguments, []
+    start = arguments.index("bench") + 1
+    ours, theirs = arguments[:start], arguments[start:]
+    for position, argument in enumerate(theirs):
+        if argument in ("-h", "--help"):
+            return [*ours, argument], []
+        if argument == "--output" or argument.startswith("--output="):
+            size = 1 if "=" in argument else 2
+            return [*ours, *theirs[position : position + size]], theirs[:position] + theirs[position + size :]
+    return ours, theirs
+
+
+def _suite_names() -> list[str]:
+    from mixkd.suite import suite_names
+
+    return suite_names()
+
+
+def _say(message: str) -> None:
+    print(f"mixkd: {message}", file=sys.stderr, flush=True)
+
+
+def _quiet_libraries() -> None:
+    """Keep libraries from mixing their own bars and notices with our progress."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns after every fork
+    from datasets import disable_progress_bars
+    from transformers.utils import logging
+
+    disable_progress_bars()
+    logging.set_verbosity_error()

@@ -1,0 +1,233 @@
+"""Teachers and students: load, choose layers, count parameters, predict."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+from transformers.utils import logging as transformers_logging
+
+from mixkd import assets
+from mixkd.store import UserError, file_sha256
+
+#: Columns of a tokenised dataset that a model takes.
+MODEL_COLUMNS = ("input_ids", "token_type_ids", "attention_mask")
+
+LayerChoice = Literal["first", "last", "skip", "random"] | Sequence[int]
+
+
+def resolve_checkpoint(name: str) -> str:
+    """Where a model's files are: the cached asset for "minilm", else the folder or hub id that `name` is.
+
+    Raises:
+        UserError: If a name that looks like a path is no folder with a model in it.
+    """
+    if name == "minilm":
+        return str(assets.fetch("minilm"))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise UserError(f"{folder} holds no model (config.json is missing); give a folder save_pretrained wrote.")
+        return str(folder)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"There is no folder {name}; give `minilm`, an existing folder or a hub id.")
+    return name
+
+
+def checkpoint_fingerprint(name: str) -> str:
+    """What identifies a model's weights: a hash of the files of a folder, else the name of an asset or on the hub."""
+    folder = Path(name).expanduser()
+    if name == "minilm" or not folder.is_dir():
+        return name
+    weights = sorted(folder.glob("*.safetensors")) + [folder / "config.json"]
+    return "sha256:" + "-".join(file_sha256(path)[:16] for path in weights if path.exists())
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to a model.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
+    return _load(AutoTokenizer.from_pretrained, name)
+
+
+def load_classifier(name: str, label_names: Sequence[str], seed: int = 0) -> PreTrainedModel:
+    """A model with a classification head, in float32, in eval mode.
+
+    A head that the checkpoint lacks is drawn from `seed`; nothing is unpickled.
+
+    Args:
+        name: "minilm", a folder, or a hub id.
+        label_names: Names of the classes, in the order of their ids.
+        seed: Seed of what is newly initialised.
+
+    Raises:
+        UserError: If the model cannot be loaded, or its head was made for other labels.
+    """
+    config = _load(AutoConfig.from_pretrained, name)
+    is_classifier = any("SequenceClassification" in architecture for architecture in config.architectures or [])
+    if is_classifier:
+        known = {str(label).lower() for label in config.id2label.values()}
+        is_generic = all(label.startswith("label_") for label in known)
+        if config.num_labels != len(label_names) or not (is_generic or known == {n.lower() for n in label_names}):
+            raise UserError(
+                f"{name} was fine-tuned for the labels {list(config.id2label.values())}, but the task has "
+                f"{list(label_names)}; give a model without a head, or one for this task."
+            )
+    _set_labels(config, label_names)
+    set_seed(seed)
+    model = _load(
+        AutoModelForSequenceClassification.from_pretrained,
+        name,
+        config=config,
+        dtype=torch.float32,
+        use_safetensors=True,
+    )
+    return model.eval()
+
+
+def build_student(
+    teacher: PreTrainedModel, num_layers: int, init: LayerChoice = "first", seed: int = 0
+) -> PreTrainedModel:
+    """A student with some of the layers of a model, everything else alike, in eval mode.
+
+    Args:
+        teacher: The model to take weights from: the pretrained one with a fresh head, or the fine-tuned teacher.
+        num_layers: Layers of the student.
+        init: "first" or "last" layers; "skip": evenly spaced from the first to the last one (DistilBERT's
+            0, 2, 4, 7, 9, 11 of 12); "random": no weight is taken; or the indices of layers, from 0.
+        seed: Seed of "random".
+
+    Raises:
+        ValueError: If the teacher does not have these layers.
+    """
+    total = teacher.config.num_hidden_layers
+    chosen = choose_layers(total, num_layers, init)
+    config = type(teacher.config).from_dict({**teacher.config.to_dict(), "num_hidden_layers": num_layers})
+    set_seed(seed)
+    student: PreTrainedModel = type(teacher)(config)
+    if init != "random":
+        prefix = _layers_prefix(teacher)
+        weights = {}
+        for key, tensor in teacher.state_dict().items():
+            if key.startswith(prefix):
+                index, _, rest = key.removeprefix(prefix).partition(".")
+                for position in (i for i, layer in enumerate(chosen) if layer == int(index)):
+                    weights[f"{prefix}{position}.{rest}"] = tensor
+            else:
+                weights[key] = tensor
+        student.load_state_dict(weights)
+    return student.eval()
+
+
+def choose_layers(total: int, num_layers: int, init: LayerChoice) -> list[int]:
+    """Indices, from 0, of the teacher's layers that a student starts from; see `build_student`."""
+    if isinstance(init, str):
+        if not 1 <= num_layers <= total:
+            raise ValueError(f"a student of a {total}-layer teacher has 1 to {total} layers, not {num_layers}")
+        choices = {
+            "first": list(range(num_layers)),
+            "last": list(range(total - num_layers, total)),
+            "skip": [round(x) for x in np.linspace(0, total - 1, num_layers)],
+            "random": list(range(num_layers)),
+        }
+        if init not in choices:
+            raise ValueError(f"init is {init!r}; choose one of {', '.join(choices)} or a list of layer indices")
+        return choices[init]
+    chosen = list(init)
+    if len(chosen) != num_layers or not all(0 <= layer < total for layer in chosen):
+        raise ValueError(f"init {chosen} must name {num_layers} layers between 0 and {total - 1}")
+    return chosen
+
+
+def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
+    """Number of parameters: all, and those of the embeddings (words, positions, segments and their LayerNorm)."""
+    embeddings = next(module for name, module in model.base_model.named_children() if name == "embeddings")
+    return sum(p.numel() for p in model.parameters()), sum(p.numel() for p in embeddings.parameters())
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: PreTrainedModel,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device | str | None = None,
+    batch_size: int = 64,
+) -> NDArray[np.float32]:
+    """Logits of a tokenised dataset in eval mode and float32, in the dataset's order.
+
+    Texts are batched by length, so that little of a batch is padding.
+
+    Returns:
+        Shape (num_examples, num_classes).
+    """
+    device = torch.device(device) if device is not None else model.device
+    was_training = model.training
+    model.to(device).eval()
+    columns = {name: dataset[name][:] for name in MODEL_COLUMNS if name in dataset.column_names}
+    order = np.argsort([len(ids) for ids in columns["input_ids"]], kind="stable")
+    logits = np.empty((len(dataset), model.config.num_labels), dtype=np.float32)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = tokenizer.pad(
+            [{name: values[row] for name, values in columns.items()} for row in rows], return_tensors="pt"
+        )
+        logits[rows] = model(**batch.to(device)).logits.float().cpu().numpy()
+    model.train(was_training)
+    return logits
+
+
+def _load(load, name, **options):  # type: ignore[no-untyped-def]
+    """Call a `from_pretrained`; what can go wrong with a name becomes one sentence."""
+    checkpoint = resolve_checkpoint(name)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # the load report of a fresh head or of left-out layers is no news
+    progress_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        return load(checkpoint, **options)
+    except (OSError, ValueError) as error:
+        if os.path.isdir(checkpoint):
+            raise UserError(f"{checkpoint} cannot be loaded: {_first_line(error)}") from error
+        raise UserError(
+            f"The model {name!r} is not in the local cache and could not be fetched from the hub; check the name and "
+            "the connection, or give a local folder or `minilm`."
+        ) from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if progress_bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _set_labels(config: PreTrainedConfig, label_names: Sequence[str]) -> None:
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: index for index, name in enumerate(label_names)}
+    config.num_labels = len(label_names)
+
+
+def _layers_prefix(model: PreTrainedModel) -> str:
+    """Prefix of the names of the transformer layers' weights, such as "bert.encoder.layer."."""
+    total = model.config.num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == total:
+            return f"{name}."
+    raise ValueError(f"{type(model).__name__} has no list of {total} layers to choose from")
