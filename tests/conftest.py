@@ -1,0 +1,100 @@
+"""Shared fixtures: a tiny pretrained BERT with its tokenizer, and a small corpus in the real files' format.
+
+Everything is built on the spot, from fixed seeds and without a network. Torch is imported by the fixtures that need
+it, so that the other packages' tests do not pay for it.
+"""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+# pytest puts this folder on sys.path, where `tests/mixkd` would pass for a package `mixkd`: a real one must follow.
+sys.path.append(str(Path(__file__).parents[1]))
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub for something must fail at once
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only cost time, here and in subprocesses
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+POSITIVE = ("good", "great", "lovely", "superb")
+NEGATIVE = ("bad", "awful", "dull", "poor")
+FILLERS = ("the", "film", "plot", "cast", "is", "was", "and", "very", "quite", "a", "story", "scene", "so", "it")
+CORPORA = {"movieReviewSnippets": 300, "amazonReviewSnippets": 60, "nytEditorialSnippets": 60, "tweets": 60}
+
+
+def corpus_rows(count: int, seed: int) -> list[tuple[str, float, str]]:
+    """Sentences whose rating their single strong word decides, one in ten the other way: (id, mean rating, text)."""
+    rng = random.Random(seed)
+    rows = []
+    for number in range(count):
+        positive = rng.random() < 0.5
+        words = rng.choices(FILLERS, k=rng.randint(2, 12))
+        words.insert(rng.randrange(len(words) + 1), rng.choice(POSITIVE if positive else NEGATIVE))
+        sign = 1 if positive == (rng.random() < 0.9) else -1
+        rating = round(sign * rng.uniform(0.6, 4.0), 2)
+        rows.append((f"{seed}_{number}", rating, " ".join(words)))
+    return rows
+
+
+def write_corpora(folder) -> None:
+    """The four files of the VADER corpora, as published: tab-separated, CRLF, no newline at the end."""
+    folder.mkdir(exist_ok=True)
+    for seed, (name, count) in enumerate(CORPORA.items()):
+        lines = (f"{example_id}\t{rating}\t{text}" for example_id, rating, text in corpus_rows(count, seed))
+        (folder / f"{name}_GroundTruth.txt").write_bytes("\r\n".join(lines).encode())
+
+
+@pytest.fixture(scope="session")
+def vader_folder(tmp_path_factory):
+    """A folder to give as `data_dir`: learnable in a few epochs by a tiny model."""
+    folder = tmp_path_factory.mktemp("vader")
+    write_corpora(folder)
+    return folder
+
+
+def make_tokenizer(folder):
+    """A WordPiece tokenizer that knows the corpus' words."""
+    from transformers import BertTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLERS, *POSITIVE, *NEGATIVE, "##s", "."]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    return BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64)
+
+
+def tiny_config(**changes):
+    """BERT's architecture with 4 layers and hidden size 32."""
+    from transformers import BertConfig
+
+    settings = {
+        "vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
+        "intermediate_size": 64, "max_position_embeddings": 64, "initializer_range": 0.1,
+    }  # fmt: skip
+    return BertConfig(**(settings | changes))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    """The tiny BERT's tokenizer."""
+    return make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory, tokenizer):
+    """Folder of a pretrained tiny BERT, without a classification head, and its tokenizer.
+
+    What pretraining gave it: the strong words' embeddings tell positive from negative.
+    """
+    import torch
+    from transformers import BertModel
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    torch.manual_seed(0)
+    model = BertModel(tiny_config())
+    with torch.no_grad():
+        for words, sign in ((POSITIVE, 1), (NEGATIVE, -1)):
+            model.embeddings.word_embeddings.weight[tokenizer.convert_tokens_to_ids(list(words)), :8] += 0.5 * sign
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,100 @@
+"""Batched students against generic solvers, well- and ill-conditioned."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from theory.learners import MAX_CONDITION, ball_erm, min_norm, ridge
+from theory.moments import sample_moments
+
+
+def problem(num_samples, num_features, singular=None, seed=0, batch=3):
+    """Random features, or ones with the given singular values, and targets that they do not fit."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((batch, num_samples, num_features))
+    if singular is not None:
+        left, _, right = np.linalg.svd(features, full_matrices=False)
+        features = (left * singular) @ right
+    return features, rng.standard_normal((batch, num_samples))
+
+
+@pytest.mark.parametrize(("num_samples", "num_features"), [(20, 4), (4, 20), (5, 5)])
+def test_min_norm_is_the_pseudo_inverse(num_samples, num_features):
+    features, targets = problem(num_samples, num_features)
+    for w, phi, y in zip(min_norm(features, targets), features, targets, strict=True):
+        assert w == pytest.approx(np.linalg.pinv(phi) @ y)
+
+
+@pytest.mark.parametrize(("num_samples", "num_features"), [(8, 4), (4, 8)])
+def test_ill_conditioned_systems_keep_their_digits(num_samples, num_features):
+    singular = np.array([1.0, 1e-2, 1e-4, 1e-7])  # the Gram matrix's condition number is 1e14
+    features, _ = problem(num_samples, num_features, singular)
+    truth = np.linalg.svd(features, full_matrices=False)[2].sum(axis=1)[..., None]  # weak directions count too
+    targets = (features @ truth)[..., 0]
+    error = np.linalg.norm(min_norm(features, targets) - truth[..., 0], axis=1)
+    transposed = features.swapaxes(1, 2)
+    gram = transposed @ features if num_samples > num_features else features @ transposed
+    if num_samples > num_features:
+        careless = np.linalg.solve(gram, transposed @ targets[..., None])[..., 0]
+    else:
+        careless = (transposed @ np.linalg.solve(gram, targets[..., None]))[..., 0]
+    assert np.linalg.cond(gram).min() > MAX_CONDITION
+    assert error.max() < 1e-7
+    assert np.linalg.norm(careless - truth[..., 0], axis=1).max() > 1e-5  # what the fallback prevents
+
+
+def test_rank_deficient_systems_get_the_least_norm():
+    features, targets = problem(6, 4)
+    doubled = np.concatenate([features, features], axis=2)  # each feature twice: the weight is split
+    w = min_norm(doubled, targets)
+    plain = min_norm(features, targets)
+    assert w == pytest.approx(np.concatenate([plain, plain], axis=1) / 2)
+    assert min_norm(np.zeros((1, 3, 2)), np.ones((1, 3))) == pytest.approx(np.zeros((1, 2)))
+
+
+def test_batches_may_hold_both_kinds():
+    good, targets = problem(8, 4)
+    bad, _ = problem(8, 4, np.array([1.0, 1e-2, 1e-4, 1e-7]))
+    mixed = np.stack([good[0], bad[1], good[2]])
+    together = min_norm(mixed, targets)
+    for i in range(3):
+        assert np.array_equal(together[i], min_norm(mixed[i : i + 1], targets[i : i + 1])[0])
+
+
+@pytest.mark.parametrize("singular", [None, np.array([1e3, 1.0, 1e-3, 1e-6])])
+@pytest.mark.parametrize("penalty", [1e-9, 1e-3, 10.0])
+@pytest.mark.parametrize(("num_samples", "num_features"), [(20, 4), (4, 20)])
+def test_ridge_is_least_squares_on_stacked_features(num_samples, num_features, penalty, singular):
+    features, targets = problem(num_samples, num_features, singular)
+    for w, phi, y in zip(ridge(features, targets, penalty), features, targets, strict=True):
+        stacked = np.vstack([phi, np.sqrt(num_samples * penalty) * np.eye(num_features)])
+        expected = np.linalg.lstsq(stacked, np.concatenate([y, np.zeros(num_features)]), rcond=None)[0]
+        assert w == pytest.approx(expected, rel=1e-5, abs=1e-8 * np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("penalty", [0.0, -1.0])
+def test_ridge_needs_a_positive_penalty(penalty):
+    with pytest.raises(ValueError, match="penalty"):
+        ridge(*problem(4, 2), penalty)
+
+
+@pytest.mark.parametrize("radius", [0.05, 0.3, 50.0])
+def test_ball_erm_agrees_with_a_generic_solver(radius):
+    features, targets = problem(12, 3)
+    weights = ball_erm(sample_moments(features, targets), radius)
+    for w, phi, y in zip(weights, features, targets, strict=True):
+        constraint = {"type": "ineq", "fun": lambda v: radius**2 - v @ v}
+        found = minimize(
+            lambda v, phi=phi, y=y: np.mean((y - phi @ v) ** 2),
+            np.zeros(3),
+            method="SLSQP",
+            constraints=constraint,
+            options={"ftol": 1e-14, "maxiter": 300},
+        )
+        assert w == pytest.approx(found.x, abs=1e-5)
+        assert np.linalg.norm(w) <= radius * (1 + 1e-12)
+    ols = min_norm(features, targets)
+    if radius == 50.0:
+        assert weights == pytest.approx(ols)
+    else:
+        assert np.linalg.norm(weights, axis=1) == pytest.approx(np.full(3, radius))

@@ -1,0 +1,161 @@
+"""The registered studies, and that what is missing, and only that, is run."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+import theory
+from mixkd.store import Store, UserError
+from theory import studies
+from theory.simulate import Cell, simulate
+from theory.studies import MASTER_SEED, STUDIES, Study, run_studies
+
+
+def small(arm, num_augmented, **others):
+    fields = {"world": "W1", "num_samples": 6, "num_replicates": 3, "master_seed": 1, **others}
+    return Cell(arm=arm, num_augmented=num_augmented, **fields)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Two studies that share one cell: three cells in all."""
+    shared = small("S0", 0)
+    cells = {
+        "A": Study("first", {"S0": shared, "S1": small("S1", 6)}),
+        "B": Study("second", {"S0": shared, "S3": small("S3", 6)}),
+    }
+    monkeypatch.setattr(studies, "STUDIES", cells)
+    return cells
+
+
+def test_roles_are_those_of_the_contract():
+    assert {name: set(study.cells) for name, study in STUDIES.items() if name != "gap_by_n"} == {
+        "T01": {"S0"},
+        "T05": {"S0", "S1"},
+        "T11": {"S0", "S3"},
+        "T14": {"S0", "random", "balanced"},
+        "T16": {"S0", "S3"},
+        "T17": {"S0", "S1", "S3", "jitter"},
+        "T22": {"S0 n=20", "S3 n=20", "S0 n=50", "S3 n=50"},
+        "T23": {"S0", "S3"},
+    }
+    expected = {
+        f"{w} {a} n={n}" for w in ("W1", "W2") for a in ("S0", "S1", "S2", "S3") for n in (20, 40, 80, 160, 320)
+    }
+    assert set(STUDIES["gap_by_n"].cells) == expected
+    for role, cell in STUDIES["gap_by_n"].cells.items():
+        assert role == f"{cell.world} {cell.arm} n={cell.num_samples}"
+
+
+def test_cells_are_as_registered():
+    everything = [(name, role, cell) for name, study in STUDIES.items() for role, cell in study.cells.items()]
+    for name, role, cell in everything:
+        assert cell.master_seed == MASTER_SEED != 1
+        assert cell.num_replicates == (600 if name == "T01" else 2000)
+        assert cell.num_augmented == 0 if cell.arm == "S0" else cell.num_augmented >= cell.num_samples
+        assert role.startswith(cell.arm) or name == "gap_by_n"
+    t05, t11, t14 = (STUDIES[name].cells["S0"].cell_id for name in ("T05", "T11", "T14"))
+    assert t05 == t11 == t14 == STUDIES["gap_by_n"].cells["W1 S0 n=80"].cell_id
+    assert STUDIES["T16"].cells["S3"].pairing == "every"
+    assert {cell.num_samples for cell in STUDIES["T17"].cells.values()} == {6}  # n < d <= n + m
+    assert STUDIES["T22"].cells["S3 n=20"].num_augmented == 80
+
+
+def test_missing_cells_are_run_once_and_finished_ones_are_kept(few, tmp_path):
+    store, told = Store(tmp_path), []
+    assert run_studies(["A"], store, report=lambda *progress: told.append(progress)) == 2
+    assert told == [(0, 2, ""), (1, 2, "A S0"), (2, 2, "A S1")]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "theory").iterdir()}
+    assert run_studies([], store) == 1
+    assert run_studies(["A", "B"], store) == 0
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    records, problems = store.cells()
+    assert not problems
+    assert {record.cell_id for record in records} == {c.cell_id for study in few.values() for c in study.cells.values()}
+    for record in records:
+        cell = Cell.model_validate(record.cell)
+        pd.testing.assert_frame_equal(pd.read_parquet(store.cell_data_path(cell.cell_id)), simulate(cell))
+        assert record.provenance.seeds == {"master_seed": 1}
+
+
+def test_a_killed_run_resumes_with_the_unfinished_cell(few, tmp_path, monkeypatch):
+    store, cells = Store(tmp_path), few["A"].cells
+
+    def killed(cell):
+        if cell == cells["S1"]:
+            raise KeyboardInterrupt
+        return simulate(cell)
+
+    monkeypatch.setattr(studies, "simulate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_studies(["A"], store)
+    assert store.load_cell(cells["S0"].cell_id) is not None
+    assert store.load_cell(cells["S1"].cell_id) is None
+    monkeypatch.setattr(studies, "simulate", simulate)
+    assert run_studies(["A"], store) == 1
+
+
+def test_force_runs_everything_again_and_repairs_damage(few, tmp_path):
+    store = Store(tmp_path)
+    run_studies(["A"], store)
+    damaged = store.cell_data_path(few["A"].cells["S0"].cell_id)
+    intact = damaged.read_bytes()
+    damaged.write_bytes(b"torn")
+    with pytest.raises(UserError, match="Delete it"):
+        run_studies(["A"], store)
+    assert run_studies(["A"], store, force=True) == 2
+    assert damaged.read_bytes() == intact
+
+
+def test_a_killed_second_run_leaves_the_cell_unfinished(few, tmp_path, monkeypatch):
+    store, cell = Store(tmp_path), few["A"].cells["S0"]
+    studies.run_cell(cell, store)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    # Other numbers, as another library version may give, and no time left to write the record.
+    monkeypatch.setattr(studies, "simulate", lambda cell: simulate(cell) + 1)
+    monkeypatch.setattr(store, "save_cell", killed)
+    with pytest.raises(KeyboardInterrupt):
+        studies.run_cell(cell, store, force=True)
+    assert store.load_cell(cell.cell_id) is None
+
+
+def test_a_cell_that_another_process_finished_meanwhile_is_kept(few, tmp_path, monkeypatch):
+    store, cell = Store(tmp_path), few["A"].cells["S0"]
+    studies.run_cell(cell, store)
+    monkeypatch.setattr(studies, "simulate", lambda cell: pytest.fail("simulated twice"))
+    assert studies.run_cell(cell, store) == cell
+
+
+def test_an_unknown_study_is_named_with_the_valid_ones(few, tmp_path):
+    with pytest.raises(UserError, match="no study T99, T98; choose from A, B"):
+        run_studies(["T99", "A", "T98"], Store(tmp_path))
+    assert not any(tmp_path.iterdir())
+
+
+def test_workers_give_the_same_files(few, tmp_path):
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    run_studies([], one)
+    assert run_studies([], two, num_jobs=2) == 3
+    for path in (one.root / "theory").glob("*.parquet"):
+        assert path.read_bytes() == (two.root / "theory" / path.name).read_bytes()
+
+
+def test_importing_is_light():
+    heavy = "[m for m in ('torch', 'transformers', 'pandas', 'scipy', 'joblib') if m in sys.modules]"
+    script = f"import sys, theory; assert 'numpy' not in sys.modules; import theory.studies; print({heavy})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_are_found_where_they_live():
+    for name in theory.__all__:
+        assert getattr(theory, name).__class__ is not type(theory), name
+    assert set(dir(theory)) == set(theory.__all__)
+    assert theory.STUDIES is STUDIES
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = theory.no_such_name

@@ -1,0 +1,128 @@
+"""The worlds are what the theory document defines, and the identities that hold in them."""
+
+import numpy as np
+import pytest
+
+from theory.arms import augment
+from theory.deviation import sup_absolute_deviation, sup_deviation
+from theory.moments import sample_moments
+from theory.worlds import (
+    WORLDS,
+    PolynomialTeacher,
+    World,
+    affine_features,
+    build_world,
+    linear_features,
+    linear_world,
+    monomial_moments,
+    quadratic_features,
+)
+
+
+def test_features_are_the_monomials_in_their_order():
+    x = np.array([2.0, 3.0])
+    assert linear_features(2)(x).tolist() == [2, 3]
+    assert affine_features(2)(x).tolist() == [1, 2, 3]
+    assert quadratic_features(2)(x).tolist() == [1, 2, 3, 4, 6, 9]
+    assert quadratic_features(2).exponents.tolist() == [[0, 0], [1, 0], [0, 1], [2, 0], [1, 1], [0, 2]]
+
+
+def test_teachers_of_w1_to_w3():
+    x = np.random.default_rng(0).uniform(-1, 1, (5, 3))
+    linear = 0.6 * x[:, 0] - 0.4 * x[:, 1]
+    assert build_world("W1").teacher(x) == pytest.approx(linear)
+    assert build_world("W2").teacher(x) == pytest.approx(linear + 0.8 * (1.5 * x[:, 2] ** 2 - 0.5))
+    assert build_world("W3").teacher(np.ones(10)) == pytest.approx(np.sqrt(10))
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_teacher_weights_are_there_exactly_where_the_teacher_is_inside_the_class(name):
+    world = build_world(name)
+    inputs = world.draw(np.random.default_rng(1), 400)
+    if world.teacher_weights is not None:
+        assert world.features(inputs) @ world.teacher_weights == pytest.approx(world.teacher(inputs))
+    else:
+        best = np.linalg.lstsq(world.features(inputs), world.teacher(inputs), rcond=None)[0]
+        residual = world.teacher(inputs) - world.features(inputs) @ best
+        assert np.mean(residual**2) > 0.01 * world.population.c
+
+
+def test_ranges_are_checked():
+    w1 = build_world("W1")
+    fields = {name: getattr(w1, name) for name in ("law", "dimension", "teacher", "features", "population", "learner")}
+    with pytest.raises(ValueError, match="radius must be positive, got 0"):
+        World(**fields, radius=0.0)
+    with pytest.raises(ValueError, match="ridge_penalty must be positive"):
+        World(**fields, ridge_penalty=-1.0)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 6])
+def test_one_mixup_per_pair_completes_the_rank_of_quadratics(dimension):
+    """n + n (n - 1) / 2 = (d + 1)(d + 2) / 2 at n = d + 1, and the rank is full; T16."""
+    rng = np.random.default_rng(dimension)
+    n, features = dimension + 1, quadratic_features(dimension)
+    originals = rng.standard_normal((n, dimension))
+    mixups, _ = augment("S3", rng, None, originals, np.zeros(n), n * (n - 1) // 2, pairing="every")
+    full = (dimension + 1) * (dimension + 2) // 2
+    assert np.linalg.matrix_rank(features(originals)) == n
+    assert np.linalg.matrix_rank(features(np.vstack([originals, mixups]))) == full
+    one_short = np.vstack([originals, mixups[1:]])
+    assert np.linalg.matrix_rank(features(one_short)) == full - 1
+
+
+@pytest.mark.parametrize("beta_alpha", [0.4, 1.0])
+def test_bias_of_the_affine_student_under_mixup(beta_alpha):
+    """f = x'Hx / 2, centred Gaussian: slopes 0, intercept s tr(H Sigma) / 2, excess alpha^2 (1-kappa)^2 (..)^2."""
+    dimension, alpha = 3, 0.7
+    hessian = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, -0.6]])
+    rows, columns = np.triu_indices(dimension)
+    halved = np.where(rows == columns, 0.5, 1.0) * hessian[rows, columns]
+    teacher = PolynomialTeacher(quadratic_features(dimension), np.concatenate([np.zeros(4), halved]))
+    features = affine_features(dimension)
+    original = monomial_moments(features, teacher, "normal")
+    trained_on = original.combined(monomial_moments(features, teacher, "normal", beta_alpha), alpha)
+    weights, best = (np.linalg.solve(moments.a, moments.b) for moments in (trained_on, original))
+    kappa = (beta_alpha + 1) / (2 * beta_alpha + 1)
+    half_trace = np.trace(hessian) / 2
+    assert weights == pytest.approx([(1 - alpha * (1 - kappa)) * half_trace, 0, 0, 0])
+    excess = original.risk(weights) - original.risk(best)
+    assert excess == pytest.approx(alpha**2 * (1 - kappa) ** 2 * half_trace**2)
+
+
+@pytest.mark.parametrize(("dimension", "num_samples", "mixup_wins"), [(60, 400, True), (20, 2000, False)])
+def test_two_sided_shrinkage_follows_its_threshold(dimension, num_samples, mixup_wins):
+    """Case (ii): 2 t + t^2 without mixup, max(1 - s (1-t)^2, s (1+t)^2 - 1) with it; smaller iff s > threshold."""
+    world, kappa, alpha = linear_world(dimension), 2 / 3, 0.5
+    t, s = np.sqrt(dimension / num_samples), 1 - alpha * (1 - kappa)
+    assert (s > (1 - 2 * t - t**2) / (1 - t) ** 2) == mixup_wins
+    rng = np.random.default_rng(5)
+    plain, mixed = [], []
+    for _ in range(20):
+        inputs = world.draw(rng, num_samples)
+        second = inputs.T @ inputs / num_samples
+        mean = inputs.mean(axis=0)
+        zero = np.zeros(dimension)
+        plain.append(sup_absolute_deviation(np.eye(dimension) - second, zero, 0.0, world.radius))
+        # m -> inf: kappa times the second moment plus the rest of the mean's square
+        averaged = s * second + (1 - s) * np.outer(mean, mean)
+        mixed.append(sup_absolute_deviation(np.eye(dimension) - averaged, zero, 0.0, world.radius))
+    assert (np.mean(mixed) < np.mean(plain)) == mixup_wins
+    # Edges of the spectrum lie inside their limits by O(d^(-2/3)).
+    assert np.mean(plain) == pytest.approx(2 * t + t**2, rel=0.1)
+    assert np.mean(mixed) == pytest.approx(max(1 - s * (1 - t) ** 2, s * (1 + t) ** 2 - 1), rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["W1", "W2"])
+def test_discrepancy_is_the_limit_of_mixup_with_independent_inputs(name):
+    """T10: at fixed m/n the one-sided supremum under S2 tends to alpha disc+."""
+    world = build_world(name)
+    mixed_law = monomial_moments(world.features, world.teacher, world.law, 1.0)
+    disc, _ = sup_deviation(*(p - q for p, q in zip(world.population, mixed_law, strict=True)), world.radius)
+    rng, n = np.random.default_rng(6), 20_000
+    originals = world.draw(rng, n)
+    mixups, _ = augment("S2", rng, world.draw, originals, np.zeros(n), n)
+    pooled = np.vstack([originals, mixups])
+    sample = sample_moments(world.features(pooled), world.teacher(pooled))
+    observed, _ = sup_deviation(*(p - s for p, s in zip(world.population, sample, strict=True)), world.radius)
+    assert observed == pytest.approx(disc / 2, rel=0.05)
+    assert disc > 0.1
