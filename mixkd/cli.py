@@ -24,7 +24,7 @@ def reproduce(
     output: str = "results",
     data_dir: str | None = None,
     device: str | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     backend: str = "loky",
 ) -> None:
     """Do everything: assets, teacher, students, theory, benchmarks, report. What is finished is not done again.
@@ -34,7 +34,7 @@ def reproduce(
         output: Folder of the evidence.
         data_dir: Folder with the tasks' files, in place of the pinned assets.
         device: cpu or cuda; by default CUDA if there is one.
-        jobs: Experiments and simulation cells at a time.
+        jobs: Experiments and simulation cells at a time; by default one per core, at most four, and one on a GPU.
         backend: joblib's backend for more than one job: loky, dask or ray.
     """
     _say("1/4 training")
@@ -70,8 +70,9 @@ def train(
     """
     from mixkd.experiment import run
     from mixkd.progress import Progress
+    from mixkd.suite import quiet_libraries
 
-    _quiet_libraries()
+    quiet_libraries()
     with Progress(1.0, experiment.label()) as progress:
         record = run(
             experiment,
@@ -91,7 +92,7 @@ def run_suite(
     output: str = "results",
     data_dir: str | None = None,
     device: str | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     backend: str = "loky",
     force: bool = False,
 ) -> None:
@@ -102,25 +103,25 @@ def run_suite(
         output: Folder of the evidence.
         data_dir: Folder with the tasks' files, in place of the pinned assets.
         device: cpu or cuda; by default CUDA if there is one.
-        jobs: Experiments at a time.
+        jobs: Experiments at a time; by default one per core, at most four, and one on a GPU.
         backend: joblib's backend for more than one job: loky, dask or ray.
         force: Compute again, and overwrite, what is there.
     """
-    from mixkd.suite import load_suite
+    from mixkd.suite import load_suite, quiet_libraries
     from mixkd.suite import run_suite as run_all
 
     grid = load_suite(suite)
-    _quiet_libraries()
+    quiet_libraries()
     run_all(grid, output, data_dir=data_dir, device=device, jobs=jobs, backend=backend, force=force)
 
 
-def theory(studies: list[str], output: str = "results", jobs: int = 1, force: bool = False) -> None:
+def theory(studies: list[str], output: str = "results", jobs: int | None = None, force: bool = False) -> None:
     """Run simulation studies.
 
     Args:
         studies: Names of studies; none: all of them.
         output: Folder of the evidence.
-        jobs: Simulation cells at a time.
+        jobs: Simulation cells at a time; by default one per core.
         force: Compute again, and overwrite, what is there.
     """
     from mixkd.progress import Progress
@@ -130,7 +131,7 @@ def theory(studies: list[str], output: str = "results", jobs: int = 1, force: bo
         run_studies(
             studies or list(STUDIES),
             Store(output),
-            num_jobs=jobs,
+            num_jobs=jobs or os.cpu_count() or 1,
             force=force,
             report=lambda done, total, label: progress.line(done / total, label),
         )
@@ -169,7 +170,13 @@ def report(output: str = "results") -> None:
     """
     from reports.page import build
 
-    print(build(Store(output)))
+    built = build(Store(output))
+    print("Verdicts:", ", ".join(f"{count} {outcome}" for outcome, count in built.counts.items() if count))
+    if built.unexpected:
+        print("Not as expected:", ", ".join(built.unexpected))
+    for problem in built.problems:
+        print(f"Not used: {problem.reason}")
+    print(f"Report: {built.report}")
 
 
 def doctor(output: str = "results") -> None:
@@ -284,13 +291,3 @@ def _suite_names() -> list[str]:
 
 def _say(message: str) -> None:
     print(f"mixkd: {message}", file=sys.stderr, flush=True)
-
-
-def _quiet_libraries() -> None:
-    """Keep libraries from mixing their own bars and notices with our progress."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns after every fork
-    from datasets import disable_progress_bars
-    from transformers.utils import logging
-
-    disable_progress_bars()
-    logging.set_verbosity_error()

@@ -228,15 +228,30 @@ def run(
     with store.lock(run_id) if os.environ.get("RANK", "0") == "0" else nullcontext():
         if not force and (record := store.load_run(run_id)):  # finished while this process waited
             return record
-        teacher_run = None
+        teacher_run, start = None, 0.0
         if experiment.student_layers is not None:
-            teacher = run(experiment.teacher_experiment(), store, data_dir=data_dir, device=device, report=report)
+
+            def report_teacher(share: float, message: str) -> None:
+                nonlocal start
+                start = 0.5  # half the work, if it has to be trained
+                report(start * share, f"teacher, {message}")
+
+            teacher = run(
+                experiment.teacher_experiment(), store, data_dir=data_dir, device=device, report=report_teacher
+            )
             check_teacher(teacher, load_task(experiment.task, data_dir))
             teacher_run = teacher.run_id
         from mixkd.training import train_and_record
 
         return train_and_record(
-            experiment, pinned, store, teacher_run, data_dir, device, gradient_accumulation_steps, report
+            experiment,
+            pinned,
+            store,
+            teacher_run,
+            data_dir,
+            device,
+            gradient_accumulation_steps,
+            report=lambda share, message: report(start + (1 - start) * share, message),
         )
 
 

@@ -22,6 +22,7 @@ class Progress:
         self.stream = stream or sys.stderr
         self.total, self.title, self.interval_s = total, title, interval_s
         self.start = self.last_line = time.monotonic()
+        self.skipped = 0.0
         self.bar: tqdm | None = None
         if self.stream.isatty():
             bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
@@ -33,6 +34,10 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self.bar is not None:
             self.bar.close()
+
+    def skip(self, work: float) -> None:
+        """Take work that was done before out of the estimate of the remaining time."""
+        self.skipped += work
 
     def update(self, done: float, message: str) -> None:
         """Say that `done` of the total is finished, and what is under way."""
@@ -50,8 +55,9 @@ class Progress:
             self.bar.write(f"{self.title}: {message}", file=self.stream)
             self.bar.refresh()
             return
-        elapsed = self.last_line - self.start
-        remaining = f", {duration(elapsed * (self.total - done) / done)} left" if 0 < done < self.total else ""
+        elapsed, worked = self.last_line - self.start, done - self.skipped
+        knows = worked > 0 and done < self.total
+        remaining = f", {duration(elapsed * (self.total - done) / worked)} left" if knows else ""
         print(f"{self.title} {done / self.total:4.0%}{remaining}: {message}", file=self.stream, flush=True)
 
 

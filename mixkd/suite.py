@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+import os
+import tempfile
+import threading
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import joblib
 import yaml
+from joblib import cpu_count
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from mixkd.experiment import Experiment, run
 from mixkd.progress import Progress, duration
-from mixkd.store import Record, Store, UserError
+from mixkd.store import Record, Store, UserError, atomic_path, now
 
 
 class Suite(BaseModel):
@@ -86,7 +91,7 @@ def run_suite(
     *,
     data_dir: str | Path | None = None,
     device: str | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
     backend: str = "loky",
     force: bool = False,
 ) -> list[Record]:
@@ -97,52 +102,130 @@ def run_suite(
         store: Folder of the evidence.
         data_dir: Folder with the tasks' files, in place of the pinned assets.
         device: "cpu", "cuda", ...; None: CUDA if there is one.
-        jobs: Experiments at a time; each gets its share of the cores.
+        jobs: Experiments at a time, each with its share of the cores; None: see `default_jobs`.
         backend: joblib's backend: loky here, dask or ray on a cluster.
         force: Compute again what is there.
 
     Returns:
         The students' and teachers' records, in the order of `suite.expand()`, teachers first.
     """
-    import joblib
-
     store = store if isinstance(store, Store) else Store(store)
     students = suite.expand()
     teachers = list(dict.fromkeys(e.teacher_experiment() for e in students if e.student_layers is not None))
     students = [experiment for experiment in students if experiment not in teachers]
-    total = sum(map(cost, [*teachers, *students]))
-    records: list[Record] = []
-    done = 0.0
-    with Progress(total, f"suite {suite.name}") as progress:
+    if jobs is None:
+        jobs = default_jobs(device)
+    options = {"data_dir": data_dir, "device": device, "force": force}
+    with Progress(sum(map(cost, [*teachers, *students])), f"suite {suite.name}") as progress:
+        records = _run_in_turn(teachers, store, options, progress, 0.0)
+        done = sum(map(cost, teachers))
+        if jobs == 1 or len(students) < 2:
+            return records + _run_in_turn(students, store, options, progress, done)
+        return records + _run_in_parallel(students, store, options, progress, done, jobs, backend)
 
-        def finish(experiment: Experiment, record: Record) -> None:
-            nonlocal done
-            done += cost(experiment)
-            records.append(record)
-            result = f"test score {record.measurements['test_score']:.3f}"
-            took = duration(record.provenance.wall_time_s)
-            progress.line(done, f"{experiment.label()}: {result} ({took})")
 
-        def run_here(experiment: Experiment) -> None:
-            def report(share: float, message: str) -> None:
-                progress.update(done + 0.95 * share * cost(experiment), f"{experiment.label()}, {message}")
+def default_jobs(device: str | None) -> int:
+    """Experiments at a time: one on a GPU; on the processor one per core up to four, as small models share badly."""
+    import torch
 
-            finish(experiment, run(experiment, store, data_dir=data_dir, device=device, force=force, report=report))
+    if device != "cpu" and torch.cuda.is_available():
+        return 1
+    return max(1, min(cpu_count(), 4))
 
-        for teacher in teachers:
-            run_here(teacher)
-        if jobs == 1:
-            for student in students:
-                run_here(student)
-        else:
-            parallel = joblib.Parallel(n_jobs=jobs, backend=backend, return_as="generator")
-            results: Iterable[Record] = parallel(
-                joblib.delayed(run)(student, store, data_dir=data_dir, device=device, force=force)
-                for student in students
-            )
-            for student, record in zip(students, results, strict=True):
-                finish(student, record)
+
+def _run_in_turn(
+    experiments: list[Experiment], store: Store, options: dict[str, Any], progress: Progress, done: float
+) -> list[Record]:
+    records = []
+    for experiment in experiments:
+        work, label = cost(experiment), experiment.label()
+
+        def report(share: float, message: str, work: float = work, label: str = label, done: float = done) -> None:
+            progress.update(done + 0.95 * share * work, f"{label}, {message}")
+
+        called_at = now()
+        records.append(run(experiment, store, report=report, **options))
+        done += work
+        _show_result(progress, done, experiment, records[-1], called_at)
     return records
+
+
+def _run_in_parallel(
+    experiments: list[Experiment],
+    store: Store,
+    options: dict[str, Any],
+    progress: Progress,
+    done: float,
+    jobs: int,
+    backend: str,
+) -> list[Record]:
+    """Run through joblib; every run tells how far it is in a small file, which a thread here reads."""
+    finished: set[int] = set()
+    stop = threading.Event()
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / str(index) for index in range(len(experiments))]
+
+        def show() -> None:
+            while not stop.wait(2.0):
+                shares = {i: float(f.read_text() or 0) for i, f in enumerate(files) if i not in finished and f.exists()}
+                work = sum(0.95 * share * cost(experiments[index]) for index, share in shares.items())
+                progress.update(done + work, f"{len(finished)} of {len(files)} done, {len(shares)} running")
+
+        parallel = joblib.Parallel(n_jobs=jobs, backend=backend, return_as="generator_unordered")
+        results = parallel(
+            joblib.delayed(_run_and_tell)(index, files[index], experiment, store.root, options)
+            for index, experiment in enumerate(experiments)
+        )
+        thread = threading.Thread(target=show, daemon=True)
+        thread.start()
+        records: dict[int, Record] = {}
+        called_at = now()
+        try:
+            for index, record in results:
+                records[index] = record
+                finished.add(index)
+                done += cost(experiments[index])
+                _show_result(progress, done, experiments[index], record, called_at)
+        finally:
+            stop.set()
+            thread.join()
+    return [records[index] for index in range(len(experiments))]
+
+
+def _run_and_tell(
+    index: int, file: Path, experiment: Experiment, root: Path, options: dict[str, Any]
+) -> tuple[int, Record]:
+    """One run in a worker process."""
+    quiet_libraries()
+    told = 0.0
+
+    def report(share: float, message: str) -> None:
+        nonlocal told
+        if share - told >= 0.01 and file.parent.is_dir():  # elsewhere, on another host, nobody reads it
+            with atomic_path(file) as temporary:
+                temporary.write_text(str(share))
+            told = share
+
+    return index, run(experiment, root, report=report, **options)
+
+
+def quiet_libraries() -> None:
+    """Keep libraries from mixing their own bars and notices with our progress."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns after every fork
+    from datasets import disable_progress_bars
+    from transformers.utils import logging
+
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def _show_result(progress: Progress, done: float, experiment: Experiment, record: Record, called_at: datetime) -> None:
+    took = duration(record.provenance.wall_time_s)
+    if datetime.fromisoformat(record.provenance.started_at) < called_at.replace(microsecond=0):
+        progress.skip(cost(experiment))
+        took = "already in the store"
+    progress.line(done, f"{experiment.label()}: test score {record.measurements['test_score']:.3f} ({took})")
 
 
 def cost(experiment: Experiment) -> float:

@@ -15,6 +15,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import (
     PreTrainedModel,
+    PrinterCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -73,6 +74,7 @@ def train_and_record(
         teacher_dtype=torch.bfloat16 if experiment.teacher_precision == "bf16" else torch.float32,
         callbacks=[_Checkpoint(), _ReportSteps(report)],
     )
+    trainer.remove_callback(PrinterCallback)  # progress is reported, and the log is kept in the record
     if experiment.num_epochs:
         trainer.train(resume_from_checkpoint=_last_checkpoint(Path(args.output_dir)))
     if trainer.is_world_process_zero():
