@@ -135,7 +135,8 @@ class Experiment(BaseModel):
 
     @model_validator(mode="after")
     def _recipe_is_valid(self) -> Experiment:
-        if self.student_layers is None and self.recipe_object().uses_teacher:
+        uses_teacher = self.recipe_object().uses_teacher  # raises if a setting is not valid
+        if self.student_layers is None and uses_teacher:
             raise ValueError(f"recipe {self.recipe} distils; give the student's student_layers")
         return self
 

@@ -6,6 +6,7 @@ it, so that the other packages' tests do not pay for it.
 
 import os
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -98,3 +99,43 @@ def tiny_bert(tmp_path_factory, tokenizer):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def experiment(tiny_bert):
+    """Makes an `Experiment` on the tiny BERT, small enough for a run of half a second: `experiment(recipe="kd")`.
+
+    The student has 2 layers; `student_layers=None` gives the teacher.
+    """
+    from mixkd.experiment import Experiment
+
+    settings = {
+        "teacher": str(tiny_bert), "student_layers": 2, "recipe": "sm+tmkd", "learning_rate": 2e-3, "num_epochs": 2,
+        "batch_size": 16, "train_fraction": 0.5, "teacher_learning_rate": 2e-3, "teacher_num_epochs": 2,
+        "teacher_batch_size": 16,
+    }  # fmt: skip
+
+    def make(**changes):
+        return Experiment(**(settings | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def teacher_store(tmp_path_factory, tiny_bert, vader_folder):
+    """A store with nothing but the tiny BERT's fine-tuned teacher; not to be written to, see `store`."""
+    from mixkd.experiment import Experiment, run
+
+    root = tmp_path_factory.mktemp("teacher_store")
+    teacher = Experiment(teacher=str(tiny_bert), learning_rate=2e-3, num_epochs=2, batch_size=16)
+    run(teacher, root, data_dir=vader_folder)
+    return root
+
+
+@pytest.fixture
+def store(teacher_store, tmp_path):
+    """A store of the test's own that holds the teacher of `experiment`'s students."""
+    from mixkd.store import Store
+
+    shutil.copytree(teacher_store, tmp_path / "results")
+    return Store(tmp_path / "results")

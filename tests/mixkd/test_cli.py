@@ -1,0 +1,106 @@
+"""The `mixkd` command: start-up, options, and what a user sees when something is wrong."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mixkd.cli import main
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "-m", "mixkd", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_is_fast_and_lists_every_command():
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = run("--help")
+        seconds.append(time.perf_counter() - start)
+    assert result.returncode == 0
+    for command in ("reproduce", "train", "suite", "theory", "bench", "report", "doctor"):
+        assert command in result.stdout
+    assert min(seconds) < 1.0
+
+
+def test_help_does_not_import_torch():
+    code = "import sys; from mixkd.cli import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass\n"
+    result = subprocess.run(
+        [sys.executable, "-c", code + "assert 'torch' not in sys.modules"], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--beta_alpha" in result.stdout and "Parameter a of lam ~ Beta(a, a)" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "--recipe", "nope"], "choose one of ft, kd"),
+        (["train", "--recipe", "kd"], "student_layers"),
+        (["train", "--recipe", "ft", "--kd_weight", "1"], "leave kd_weight out"),
+        (["train", "--recipe", "sm", "--student_layers", "1", "--beta_alpha", "0"], "needs a > 0"),
+        (["train", "--task", "nope"], "nope"),
+        (["train", "--data_dir", "/no/such/folder"], "/no/such/folder"),
+        (["train", "--teacher", "./nowhere"], "no folder ./nowhere"),
+        (["suite", "nope"], "There is no suite 'nope'"),
+        (["theory", "T99"], "There is no study T99"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, sentence, tmp_path, capsys, vader_folder):
+    needs_data = arguments[0] == "train" and "--data_dir" not in arguments
+    data = ["--data_dir", str(vader_folder)] if needs_data else []
+    code = main([*arguments, *data, "--output", str(tmp_path / "results")])
+    error = capsys.readouterr().err
+    message = [line for line in error.splitlines() if line.startswith("mixkd: ")]
+    assert code == 2
+    assert len(message) == 1 and sentence in message[0]
+    assert "Traceback" not in error
+
+
+def test_debug_shows_the_traceback(capsys, tmp_path):
+    assert main(["--debug", "suite", "nope", "--output", str(tmp_path)]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_value_out_of_range_is_refused_while_parsing(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--train_fraction", "2"])
+    assert stop.value.code == 2
+    assert "less than or equal to 1" in capsys.readouterr().err
+
+
+def test_train_from_a_config_file(tmp_path, vader_folder, tiny_bert, capsys):
+    config = tmp_path / "config.yaml"
+    options = {"teacher": str(tiny_bert), "student_layers": 1, "num_epochs": 1, "max_length": 32, "recipe": "ft"}
+    options |= {"output": str(tmp_path / "results"), "data_dir": str(vader_folder), "device": "cpu"}
+    config.write_text("\n".join(f"{key}: {value}" for key, value in options.items()))
+    assert main(["train", "--config", str(config), "--seed", "5", "--teacher_learning_rate", "0.003"]) == 0
+    records = [json.loads(path.read_text()) for path in (tmp_path / "results/runs").glob("*/record.json")]
+    student = next(record for record in records if record["experiment"]["student_layers"] == 1)
+    assert len(records) == 2
+    assert student["experiment"]["init_seed"] == student["experiment"]["data_seed"] == 5
+    assert f'"test_score": {student["measurements"]["test_score"]}' in capsys.readouterr().out
+
+
+def test_bench_gives_unknown_options_to_pytest(tmp_path, capfd):
+    code = main(["bench", "--output", str(tmp_path), "-k", "no_such_benchmark"])
+    assert code == 2  # pytest's exit code 5: nothing selected
+    assert "exit code 5" in capfd.readouterr().err
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_doctor_names_versions_assets_and_disk(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MIXKD_HOME", str(tmp_path / "cache"))
+    assert main(["doctor", "--output", str(tmp_path / "not" / "there")]) == 0
+    out = capsys.readouterr().out
+    assert "torch 2" in out and "minilm: not fetched" in out and "GB free" in out
+
+
+def test_report_of_an_empty_store_runs_nothing_and_passes_nothing(tmp_path, capsys):
+    assert main(["report", "--output", str(tmp_path)]) == 0
+    assert "supported" not in capsys.readouterr().out
+    verdicts = json.loads((tmp_path / "verdicts.json").read_text())["verdicts"]
+    assert {verdict["verdict"] for verdict in verdicts} == {"not run"}

@@ -1,0 +1,140 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixkd.losses import cross_entropy, distillation_loss
+
+SHAPES = [(1, 2), (5, 2), (7, 3)]
+
+
+def naive_softmax(row):
+    """Python floats and loops only."""
+    largest = max(row)
+    powers = [math.exp(value - largest) for value in row]
+    return [power / math.fsum(powers) for power in powers]
+
+
+def naive_cross_entropy(logits, distribution):
+    return -math.fsum(p * math.log(q) for p, q in zip(distribution, naive_softmax(logits), strict=True) if p)
+
+
+def naive_kl(student, teacher, temperature):
+    """T^2 sum_c p_c log(p_c / q_c)."""
+    p, q = (naive_softmax([value / temperature for value in row]) for row in (teacher, student))
+    return temperature**2 * math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def naive_mse(student, teacher):
+    return math.fsum((s - t) ** 2 for s, t in zip(student, teacher, strict=True)) / len(student)
+
+
+def logits_of(shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(2, *shape, generator=generator) * 3
+
+
+rows = st.integers(2, 4).flatmap(
+    lambda num_classes: st.lists(
+        st.tuples(*[st.lists(st.floats(-20, 20, width=32), min_size=num_classes, max_size=num_classes)] * 2),
+        min_size=1,
+        max_size=5,
+    )
+)
+
+
+@given(rows, st.data())
+def test_cross_entropy(examples, data):
+    logits = [first for first, _ in examples]
+    classes = [data.draw(st.integers(0, len(row) - 1)) for row in logits]
+    loss = cross_entropy(torch.tensor(logits), torch.tensor(classes))
+    one_hot = np.eye(len(logits[0]))[classes]
+    expected = [naive_cross_entropy(row, p) for row, p in zip(logits, one_hot, strict=True)]
+    np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-5)
+    distributions = [naive_softmax(second) for _, second in examples]
+    loss = cross_entropy(torch.tensor(logits), torch.tensor(distributions))
+    expected = [naive_cross_entropy(row, p) for row, p in zip(logits, distributions, strict=True)]
+    np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-5)
+
+
+@given(rows, st.sampled_from([0.5, 1.0, 2.0, 10.0]))
+def test_distances(examples, temperature):
+    student, teacher = (list(column) for column in zip(*examples, strict=True))
+    kl = distillation_loss(torch.tensor(student), torch.tensor(teacher), "kl", temperature)
+    expected = [naive_kl(s, t, temperature) for s, t in zip(student, teacher, strict=True)]
+    np.testing.assert_allclose(kl, expected, rtol=1e-4, atol=2e-5 * temperature**2)
+    mse = distillation_loss(torch.tensor(student), torch.tensor(teacher))
+    expected = [naive_mse(s, t) for s, t in zip(student, teacher, strict=True)]
+    np.testing.assert_allclose(mse, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_kl_is_batchmean_times_t_squared(shape, temperature):
+    student, teacher = logits_of(shape)
+    inputs = F.log_softmax(student / temperature, -1), F.softmax(teacher / temperature, -1)
+    expected = F.kl_div(*inputs, reduction="batchmean") * temperature**2
+    loss = distillation_loss(student, teacher, "kl", temperature)
+    assert loss.shape == shape[:1]
+    torch.testing.assert_close(loss.mean(), expected)
+    wrong = F.kl_div(*inputs, reduction="mean") * temperature**2  # divides by the number of classes, too
+    assert abs(loss.mean() - wrong) > 0.1 * expected
+
+
+def test_gradient_of_kl_keeps_its_size_as_the_temperature_grows():
+    student, teacher = logits_of((6, 3)).double()
+    difference = student - teacher
+    centred = difference - difference.mean(-1, keepdim=True)
+    student.requires_grad_()
+    loss = distillation_loss(student, teacher, "kl", 100.0)
+    (gradient,) = torch.autograd.grad(loss.sum(), student)
+    torch.testing.assert_close(gradient, centred / 3, rtol=0.1, atol=0.02)  # d/dz of sum(centred^2) / (2 * 3)
+    torch.testing.assert_close(loss.double(), centred.square().sum(-1) / 6, rtol=0.1, atol=0.02)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_in_closed_form_and_none_for_the_teacher(shape):
+    student, teacher = logits_of(shape)
+    teacher.requires_grad_()
+    temperature, num_classes = 3.0, shape[1]
+    targets = F.softmax(logits_of(shape, seed=1)[0], -1)
+
+    def gradient(loss_of):
+        leaf = student.clone().requires_grad_()
+        loss_of(leaf).sum().backward()
+        return leaf.grad
+
+    expected = F.softmax(student, -1) - targets
+    torch.testing.assert_close(gradient(lambda z: cross_entropy(z, targets)), expected)
+    expected = 2 * (student - teacher.detach()) / num_classes
+    torch.testing.assert_close(gradient(lambda z: distillation_loss(z, teacher)), expected)
+    p, q = (F.softmax(z / temperature, -1) for z in (teacher.detach(), student))
+    expected = temperature * (q - p)
+    torch.testing.assert_close(
+        gradient(lambda z: distillation_loss(z, teacher, "kl", temperature)), expected, rtol=1e-4, atol=1e-5
+    )
+    assert teacher.grad is None
+
+
+def test_equal_logits_and_shifted_logits():
+    student, _ = logits_of((4, 3))
+    for distance in ("mse", "kl"):
+        np.testing.assert_allclose(distillation_loss(student, student, distance, 2.0), 0, atol=1e-6)
+    np.testing.assert_allclose(distillation_loss(student + 1, student, "kl"), 0, atol=1e-6)
+    np.testing.assert_allclose(distillation_loss(student + 1, student), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("distance", ["mse", "kl"])
+def test_half_precision_and_large_logits(distance):
+    student, teacher = logits_of((5, 3))
+    half = distillation_loss(student.bfloat16(), teacher.bfloat16(), distance)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, distillation_loss(student.bfloat16().float(), teacher.bfloat16().float(), distance))
+    large = torch.tensor([[1e4, -1e4]])
+    assert distillation_loss(large, -large, distance).isfinite().all()
+    assert cross_entropy(large, torch.tensor([[0.5, 0.5]])).item() == pytest.approx(1e4)
+    assert cross_entropy(large.bfloat16(), torch.tensor([0])).dtype == torch.float32

@@ -1,0 +1,217 @@
+"""Synthetic stores: evidence whose truth the test chooses."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mixkd.store import Provenance, Record, Store, content_id
+
+ROLES = {
+    "T01": ["S0"],
+    "T05": ["S0", "S1"],
+    "T11": ["S0", "S3"],
+    "T14": ["S0", "random", "balanced"],
+    "T16": ["S0", "S3"],
+    "T17": ["S0", "S1", "S3", "jitter"],
+    "T22": ["S0 n=20", "S3 n=20", "S0 n=50", "S3 n=50"],
+    "T23": ["S0", "S3"],
+    "gap_by_n": [
+        f"{world} {arm} n={n}" for world in ("W1", "W2") for arm in ("S0", "S1", "S2", "S3") for n in (20, 80, 320)
+    ],
+}
+
+PROVENANCE = Provenance(
+    commit="0123456789abcdef0123456789abcdef01234567",
+    dirty=False,
+    versions={"numpy": "2.4.6", "torch": "2.13.0"},
+    python="3.11.2",
+    platform="Linux-6.1-x86_64",
+    processor="A Processor @ 2.0GHz",
+    device="cpu",
+    num_threads=2,
+    seeds={"master": 7},
+    command="mixkd reproduce",
+    started_at="2025-01-02T03:04:05+00:00",
+    wall_time_s=12.5,
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    study: str
+    role: str
+    num_replicates: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"study": self.study, "role": self.role, "num_replicates": self.num_replicates}
+
+    @property
+    def cell_id(self) -> str:
+        return content_id(self.identity)
+
+
+@dataclass(frozen=True)
+class Study:
+    title: str
+    cells: dict[str, Cell] = field(default_factory=dict)
+
+
+def studies(num_replicates: int = 200) -> dict[str, Study]:
+    return {key: Study(key, {role: Cell(key, role, num_replicates) for role in roles}) for key, roles in ROLES.items()}
+
+
+STUDIES = studies()
+
+
+def save_cell(store: Store, cell: Cell, columns: dict[str, Any]) -> None:
+    path = store.cell_data_path(cell.cell_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame({"replicate": range(cell.num_replicates), **columns}).to_parquet(path)
+    store.save_cell(cell.identity, PROVENANCE)
+
+
+def save_study(store: Store, key: str, effect: str = "good", seed: int = 0) -> None:
+    """One study; effect "good": every claim on it is true, "bad": every one is false, "null": arms are alike."""
+    for place, (role, cell) in enumerate(STUDIES[key].cells.items()):
+        save_cell(store, cell, _replicates(key, role, effect, np.random.default_rng([seed, 1, place]), seed))
+
+
+def _replicates(key: str, role: str, effect: str, own: np.random.Generator, seed: int) -> dict[str, Any]:
+    n = STUDIES[key].cells[role].num_replicates
+    # What all arms share (the originals), and what is this arm's own.
+    shared = np.exp(np.random.default_rng([seed, 0]).normal(0, 0.2, n))
+    noise = np.exp(own.normal(0, 0.05, n))
+    reference = "S0" in role.split()
+    factor = 1.0 if reference else {"good": 0.6, "bad": 1.3, "null": 1.0}[effect]
+    base = shared * noise * factor
+    columns: dict[str, Any] = {
+        "sup_one_sided": base * 0.3,
+        "generalization_gap": base * 0.2,
+        "population_risk": base * 0.5,
+    }
+    if key == "T01":
+        columns["bound"] = np.full(n, 5.0 if effect == "good" else 0.25)
+    if key == "gap_by_n":
+        columns = {name: values * (20 / int(role.split("n=")[1])) ** 0.5 for name, values in columns.items()}
+    if key == "T14" and not reference and (role == "balanced"):
+        columns["sup_one_sided"] = shared * 0.3 + (0 if effect == "good" else 1e-3)
+    if key == "T14" and reference:
+        columns["sup_one_sided"] = shared * 0.3
+    if key == "T16" and not reference and effect == "good":
+        columns["population_risk"] = base * 1e-14
+    if key == "T17":
+        error = 0.3 if role in ("S0", "S3") or effect != "good" else 1e-12
+        columns = {"parameter_error": np.full(n, error)} | {
+            f"coefficient_{k}": shared + (0.1 if role == "S3" and effect != "good" else 0) for k in range(3)
+        }
+    return columns
+
+
+#: Truth of the synthetic runs: mean score and mean gap of each recipe.
+GOOD_RUNS = {
+    "ft": (0.74, 0.60),
+    "kd": (0.76, 0.50),
+    "sm": (0.78, 0.45),
+    "tmkd": (0.79, 0.40),
+    "sm+tmkd": (0.81, 0.30),
+}
+BAD_RUNS = {
+    "ft": (0.79, 0.30),
+    "kd": (0.78, 0.30),
+    "sm": (0.70, 0.40),
+    "tmkd": (0.70, 0.45),
+    "sm+tmkd": (0.69, 0.60),
+}
+NULL_RUNS = dict.fromkeys(GOOD_RUNS, (0.76, 0.40))
+
+
+def experiment(recipe: str, seed: int = 0, **changes: Any) -> dict[str, Any]:
+    mixes = "sm" in recipe or "tmkd" in recipe
+    return {
+        "task": "vader-movie",
+        "train_fraction": 0.1,
+        "teacher": "minilm",
+        "student_layers": 3,
+        "init": "first",
+        "recipe": recipe,
+        "tmkd_weight": 1.0 if "tmkd" in recipe else 0.0,
+        "teacher_precision": "bf16" if "tmkd" in recipe else "fp32",
+        "beta_alpha": 0.4 if mixes else 1.0,
+        "learning_rate": 3e-4,
+        "num_epochs": 10,
+        "batch_size": 32,
+        "init_seed": seed,
+        "data_seed": seed,
+        **changes,
+    }
+
+
+def record(of: dict[str, Any], measurements: dict[str, float]) -> Record:
+    return Record(run_id=content_id(of), experiment=of, provenance=PROVENANCE, measurements=measurements, history=[])
+
+
+def save_runs(store: Store, truth: dict[str, tuple[float, float]], num_seeds: int = 8, seed: int = 0) -> None:
+    rng = np.random.default_rng(seed)
+    for init_seed in range(num_seeds):
+        subset = rng.normal(0, 0.01)  # what the runs of one seed share
+        for recipe, (score, gap) in truth.items():
+            measurements = {
+                "test_score": score + subset + rng.normal(0, 0.004),
+                "generalization_gap": gap + subset + rng.normal(0, 0.01),
+                "teacher_test_score": 0.84,
+            }
+            store.save_run(record(experiment(recipe, init_seed), measurements))
+
+
+def benchmark_file(time_ratio: float = 0.52, student_parameters: int = 17_400_000) -> dict[str, Any]:
+    cases = []
+    for model, layers, parameters in (("teacher", 6, 22_700_000), ("student", 3, student_parameters)):
+        common = {
+            "model": model, "num_layers": layers, "num_parameters": parameters, "num_threads": 1, "dtype": "float32",
+            "num_embedding_parameters": 11_900_000, "size_bytes": parameters * 4, "flops": 1e9 * layers,
+            "peak_memory_bytes": 2e8, "device": "cpu", "origin": "built",
+        }  # fmt: skip
+        cases.append(
+            {"name": f"test_size[{model}]", "stats": {"median": 0.1}, "extra_info": {"kind": "size", **common}}
+        )
+        for batch_size in (1, 8):
+            for length in (32, 128):
+                p50 = 1e-5 * layers * batch_size**0.9 * length * (1 if model == "teacher" else 2 * time_ratio)
+                speedup = {"speedup_vs_teacher": None, "speedup_low": None, "speedup_high": None}
+                if model == "student":
+                    speedup = {name: factor / time_ratio for name, factor in zip(speedup, (1, 0.98, 1.02), strict=True)}
+                info = {
+                    "kind": "latency", **common, "batch_size": batch_size, "sequence_length": length, **speedup,
+                    "p50_s": p50, "p90_s": p50 * 1.1, "p99_s": None,
+                }  # fmt: skip
+                name = f"test_latency[{model}-{batch_size}-{length}]"
+                cases.append({"name": name, "stats": {"median": p50, "total": p50 * 20}, "extra_info": info})
+    cases.append(
+        {
+            "name": "test_latency[student-64-512]",
+            "stats": {"median": None},
+            "extra_info": {"kind": "latency", "model": "student", "num_layers": 3, "not_run": "too little memory"},
+        }
+    )
+    return {
+        "benchmarks": cases,
+        "machine_info": {"cpu": {"brand_raw": "A Processor"}, "python_version": "3.11.2", "system": "Linux"},
+        "commit_info": {"id": "0123456789abcdef", "dirty": True},
+        "datetime": "2025-01-02T03:04:05",
+    }
+
+
+def save_benchmarks(store: Store, **changes: Any) -> None:
+    store.benchmarks_dir.mkdir(parents=True, exist_ok=True)
+    (store.benchmarks_dir / "bench.json").write_text(json.dumps(benchmark_file(**changes)))
+
+
+def save_all(store: Store, effect: str = "good", num_seeds: int = 8) -> None:
+    for key in STUDIES:
+        save_study(store, key, effect)
+    save_runs(store, {"good": GOOD_RUNS, "bad": BAD_RUNS, "null": NULL_RUNS}[effect], num_seeds)
+    save_benchmarks(store, **({} if effect == "good" else {"time_ratio": 0.9, "student_parameters": 22_000_000}))

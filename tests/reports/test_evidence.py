@@ -1,0 +1,112 @@
+import json
+
+import numpy as np
+import pytest
+import synthetic
+
+from mixkd.store import Store
+from reports.evidence import load
+from reports.page import build
+
+
+def problems(store: Store) -> dict[str, str]:
+    return {problem.path.as_posix(): problem.reason for problem in load(store, synthetic.STUDIES).problems}
+
+
+def test_a_sound_store_has_no_problems(tmp_path):
+    store = Store(tmp_path)
+    synthetic.save_all(store)
+    evidence = load(store, synthetic.STUDIES)
+    assert evidence.problems == []
+    assert len(evidence.runs) == 40
+    assert len(evidence.cells) == sum(len(study.cells) for study in synthetic.STUDIES.values())
+
+
+def test_every_broken_run_is_listed(tmp_path):
+    store = Store(tmp_path)
+    good = {"test_score": 0.7, "generalization_gap": 0.1}
+    torn = store.run_dir("torn") / "record.json"
+    torn.parent.mkdir(parents=True)
+    torn.write_text('{"run_id": ')
+    no_task = synthetic.experiment("ft")
+    del no_task["task"]
+    lists = synthetic.experiment("ft", task=["a", "list"])
+    lacking = synthetic.experiment("kd")
+    for experiment, measurements in ((no_task, good), (lists, good), (lacking, {"test_score": 0.7})):
+        store.save_run(synthetic.record(experiment, measurements))
+    moved = store.run_dir("moved")
+    store.save_run(synthetic.record(synthetic.experiment("sm"), good))
+    store.run_dir(synthetic.record(synthetic.experiment("sm"), good).run_id).rename(moved)
+    found = problems(store)
+    assert len(found) == 5
+    assert "task" in found[f"runs/{synthetic.record(no_task, good).run_id}/record.json"]
+    assert "generalization_gap" in found[f"runs/{synthetic.record(lacking, good).run_id}/record.json"]
+    assert "not moved" in found["runs/moved/record.json"]
+    assert not any(str(tmp_path) in reason for reason in found.values())
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"replicate": range(10), "sup_one_sided": np.ones(10)}, "10 rows for 200 replicates"),
+        ({"replicate": [0] * 200, "sup_one_sided": np.ones(200)}, "200 rows"),
+        ({"replicate": range(200), "sup_one_sided": np.r_[np.ones(199), np.inf]}, "not finite"),
+        ({"sup_one_sided": np.ones(200)}, "replicate"),
+    ],
+)
+def test_every_broken_cell_is_listed(tmp_path, columns, reason):
+    import pandas as pd
+
+    store = Store(tmp_path)
+    cell = synthetic.STUDIES["T05"].cells["S0"]
+    path = store.cell_data_path(cell.cell_id)
+    path.parent.mkdir(parents=True)
+    pd.DataFrame(columns).to_parquet(path)
+    store.save_cell(cell.identity, synthetic.PROVENANCE)
+    assert reason in problems(store)[f"theory/{cell.cell_id}.parquet"]
+    assert ("T05", "S0") not in load(store, synthetic.STUDIES).cells
+
+
+def test_a_file_that_is_not_parquet_is_listed(tmp_path):
+    store = Store(tmp_path)
+    cell = synthetic.STUDIES["T05"].cells["S0"]
+    path = store.cell_data_path(cell.cell_id)
+    path.parent.mkdir(parents=True)
+    path.write_text("not parquet")
+    store.save_cell(cell.identity, synthetic.PROVENANCE)
+    assert list(problems(store)) == [f"theory/{cell.cell_id}.parquet"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"benchmarks": 3}', '{"benchmarks": [{"name": "a"}]}'])
+def test_every_broken_benchmark_is_listed(tmp_path, text):
+    store = Store(tmp_path)
+    store.benchmarks_dir.mkdir()
+    (store.benchmarks_dir / "bench.json").write_text(text)
+    assert list(problems(store)) == ["benchmarks/bench.json"]
+
+
+def test_benchmarks_of_other_kinds_are_kept_as_such(tmp_path):
+    store = Store(tmp_path)
+    file = synthetic.benchmark_file()
+    file["benchmarks"] = [{"name": "test_training", "stats": {"median": 1.0}, "extra_info": {}}]
+    store.benchmarks_dir.mkdir()
+    (store.benchmarks_dir / "bench.json").write_text(json.dumps(file))
+    evidence = load(store, synthetic.STUDIES)
+    assert (evidence.problems, list(evidence.benchmarks["kind"])) == ([], ["other"])
+
+
+def test_cells_of_no_study_are_counted_not_used(tmp_path):
+    store = Store(tmp_path)
+    synthetic.save_cell(store, synthetic.Cell("foreign", "S0", 5), {"sup_one_sided": np.ones(5)})
+    evidence = load(store, synthetic.STUDIES)
+    assert (evidence.cells, evidence.num_unregistered, evidence.problems) == ({}, 1, [])
+
+
+def test_the_page_lists_what_cannot_be_used(tmp_path):
+    store = Store(tmp_path)
+    store.benchmarks_dir.mkdir()
+    (store.benchmarks_dir / "broken.json").write_text("{")
+    built = build(store, studies=synthetic.STUDIES)
+    assert len(built.problems) == 1
+    assert "benchmarks/broken.json" in built.report.read_text()
+    assert "broken.json" in built.verdicts.read_text()

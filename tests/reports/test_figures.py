@@ -1,0 +1,104 @@
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+import synthetic
+
+from mixkd.store import Store
+from reports import figures, tables
+from reports.evidence import load
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("figures"))
+    synthetic.save_all(store)
+    return load(store, synthetic.STUDIES)
+
+
+@pytest.fixture(scope="module")
+def drawn(evidence):
+    return {figure.key: figure for figure in figures.build(evidence)}
+
+
+def test_all_figures_are_drawn(drawn):
+    assert list(drawn) == ["deviation", "learned-gap", "score", "gap", "size"]
+    assert [len(figure.panels) for figure in drawn.values()] == [2, 2, 1, 1, 1]
+
+
+def test_ids_are_unique_and_references_resolve(drawn):
+    panels = [panel for figure in drawn.values() for panel in figure.panels]
+    ids = [found for panel in panels for found in re.findall(r'\bid="([^"]+)"', panel)]
+    assert ids and len(ids) == len(set(ids))
+    for panel in panels:
+        own = set(re.findall(r'\bid="([^"]+)"', panel))
+        assert set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', panel)) and all(
+            (a or b) in own for a, b in re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', panel)
+        )
+
+
+def test_panels_are_plain_svg_elements(drawn):
+    for figure in drawn.values():
+        for panel in figure.panels:
+            ET.fromstring(panel.replace("<svg", '<svg xmlns:xlink="x"', 1))
+            assert "http" not in panel and "<metadata" not in panel and "<style" not in panel.split("</defs>", 1)[1]
+            assert "currentColor" in panel
+            assert not set(re.findall(r"#[0-9a-f]{6}\b", panel)) & set(figures._CSS)
+            assert "sans" not in panel.lower()
+
+
+def test_drawing_twice_gives_the_same_bytes(evidence, drawn):
+    again = {figure.key: figure for figure in figures.build(evidence)}
+    assert {key: figure.panels for key, figure in again.items()} == {key: f.panels for key, f in drawn.items()}
+
+
+def test_titles_state_what_the_numbers_say(drawn, tmp_path):
+    assert "in-sample mixup (S3) shrinks it in 6 of 6 settings and enlarges it in 0" in drawn["deviation"].title
+    assert drawn["score"].title.startswith("SM+TMKD has the highest mean test score, 0.8")
+    assert drawn["gap"].title.startswith("SM+TMKD has the smallest mean generalization gap, 0.3")
+    store = Store(tmp_path)
+    synthetic.save_all(store, "bad")
+    other = {figure.key: figure for figure in figures.build(load(store, synthetic.STUDIES))}
+    assert "shrinks it in 0 of 6 settings and enlarges it in 6" in other["deviation"].title
+    assert other["score"].title.startswith("FT has the highest")
+
+
+def test_alternative_texts_hold_the_numbers(drawn):
+    assert "W1, S0, n = 20: 0.3" in drawn["deviation"].alt
+    assert "KD 0.7" in drawn["score"].alt
+    assert "17.4 M parameters" in drawn["size"].alt
+
+
+def test_every_seed_is_in_the_data(drawn):
+    assert len(drawn["score"].data) == 8 * 5
+
+
+def test_a_gap_that_is_rounding_is_neither_drawn_nor_counted(tmp_path):
+    store = Store(tmp_path)
+    for role, cell in synthetic.STUDIES["gap_by_n"].cells.items():
+        columns = synthetic._replicates("gap_by_n", role, "good", synthetic.np.random.default_rng(0), 0)
+        if role.startswith("W1"):
+            columns["generalization_gap"] *= 1e-30
+        synthetic.save_cell(store, cell, columns)
+    learned = {figure.key: figure for figure in figures.build(load(store, synthetic.STUDIES))}["learned-gap"]
+    assert len(learned.panels) == 1
+    assert "3 of 3 settings" in learned.title
+    assert "Not drawn: W1" in learned.caption
+
+
+def test_texts_of_records_are_escaped_and_not_typeset(tmp_path):
+    store = Store(tmp_path)
+    synthetic.save_runs(store, {"<b>$x$": (0.7, 0.1), "ft": (0.7, 0.1)}, num_seeds=3)
+    (score, _) = figures.build(load(store, synthetic.STUDIES))
+    assert "&lt;b&gt;$x$" in score.panels[0]
+    assert "<b>" not in score.panels[0]
+
+
+def test_the_estimates_drawn_are_those_of_the_arms(evidence):
+    gaps = tables.gap_by_n(evidence)
+    row = gaps[(gaps["world"] == "W1") & (gaps["arm"] == "S3") & (gaps["num_samples"] == 20)].iloc[0]
+    arm, reference = (evidence.cells["gap_by_n", f"W1 {name} n=20"] for name in ("S3", "S0"))
+    assert row["measure"] == "generalization_gap"
+    assert row["mean"] == pytest.approx(arm["generalization_gap"].mean())
+    assert row["difference"] == pytest.approx((arm - reference)["generalization_gap"].mean())
+    assert row["low"] < row["mean"] < row["high"]

@@ -1,0 +1,214 @@
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import synthetic
+
+import reports
+from mixkd.store import Store, UserError
+from reports.claims import LEDGER, ledger_sha256
+from reports.page import build
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, in order, and the visible text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, *names: str) -> list[dict[str, str]]:
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("page"))
+    synthetic.save_all(store)
+    store.save_run(
+        synthetic.record(synthetic.experiment("ft", task=HOSTILE), {"test_score": 0.5, "generalization_gap": 1.0})
+    )
+    return build(store, studies=synthetic.STUDIES)
+
+
+@pytest.fixture(scope="module")
+def page(built):
+    return Page(built.report.read_text())
+
+
+def test_an_empty_store_gives_a_page_where_nothing_was_run(tmp_path):
+    built = build(Store(tmp_path), studies=synthetic.STUDIES)
+    assert built.counts == {"supported": 0, "contradicted": 0, "inconclusive": 0, "not run": len(LEDGER)}
+    assert built.unexpected == []
+    text = Page(built.report.read_text()).text
+    assert f"None of the {len(LEDGER)} claims has been run yet" in text
+    assert all(claim.command in text for claim in LEDGER)
+    verdicts = json.loads(built.verdicts.read_text())["verdicts"]
+    assert {verdict["verdict"] for verdict in verdicts} == {"not run"}
+    assert not any(verdict["matches"] for verdict in verdicts)
+
+
+def test_verdicts_are_json_with_their_provenance(built):
+    held = json.loads(built.verdicts.read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
+    assert [verdict["claim"] for verdict in held["verdicts"]] == [claim.id for claim in LEDGER]
+    keys = {"claim", "verdict", "expected", "matches", "effect", "low", "high", "reason", "command", "evidence"}
+    assert all(keys <= verdict.keys() for verdict in held["verdicts"])
+    assert held["provenance"]["ledger_sha256"] == ledger_sha256()
+    assert [source["source"] for source in held["provenance"]["sources"]] == ["training", "theory", "benchmarks"]
+    assert Counter(verdict["verdict"] for verdict in held["verdicts"]) == Counter(
+        {outcome: count for outcome, count in built.counts.items() if count}
+    )
+    # Every synthetic claim is true, so the controls, and only they, are not as expected.
+    assert built.unexpected == [claim.id for claim in LEDGER if claim.family == "control"]
+
+
+def test_the_page_shows_every_verdict_and_where_it_comes_from(page, built):
+    for verdict in json.loads(built.verdicts.read_text())["verdicts"]:
+        assert verdict["reason"] in page.text
+    assert ledger_sha256() in page.text
+    assert synthetic.PROVENANCE.commit in page.text
+    assert "wording of the paper's theorem was not available" in page.text
+
+
+def test_links_lead_somewhere(page, built):
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    links = [attributes["href"] for attributes in page.all("a")]
+    assert links
+    for link in links:
+        assert link.removeprefix("#") in ids if link.startswith("#") else (built.report.parent / link).is_file()
+
+
+def test_the_page_stands_alone(page, built):
+    text = built.report.read_text()
+    assert "://" not in text and "//www" not in text
+    assert not page.all("link", "img", "iframe", "object", "base")
+    assert len(page.all("script")) == 1
+    assert len(text.encode()) < 2_000_000
+
+
+def test_texts_of_records_are_escaped(built, page):
+    assert HOSTILE not in built.report.read_text()
+    assert HOSTILE in page.text
+
+
+def test_structure_is_accessible(page):
+    assert page.all("html") == [{"lang": "en"}]
+    assert all("scope" in head for head in page.all("th"))
+    assert [tag for tag, _ in page.tags if tag in ("main", "h1", "nav")] == ["h1", "nav", "main"]
+    skip = page.all("a")[0]
+    assert skip == {"class": "skip", "href": "#verdicts"}
+    figures = [attributes for attributes in page.all("div") if attributes.get("role") == "img"]
+    assert len(figures) == 5 and all(len(figure["aria-label"]) > 60 for figure in figures)
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+
+
+def test_verdicts_are_words_and_not_colour_alone(page):
+    shown = [attributes["class"] for attributes in page.all("span") if "verdict" in attributes.get("class", "")]
+    assert len(shown) >= 2 * len(LEDGER)
+    assert all(word in page.text for word in ("supported", "contradicted", "✓", "✗"))
+
+
+def test_building_again_replaces_old_evidence(tmp_path):
+    store = Store(tmp_path)
+    synthetic.save_study(store, "T05")
+    first = build(store, studies=synthetic.STUDIES)
+    (first.evidence / "stale.csv").write_text("old")
+    second = build(store, studies=synthetic.STUDIES)
+    assert not (second.evidence / "stale.csv").exists()
+    assert len(pd.read_csv(second.evidence / "T05.csv")) == 200
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_another_output_leaves_the_store_as_it_is(tmp_path):
+    store = Store(tmp_path / "store")
+    synthetic.save_study(store, "T05")
+    before = sorted(store.root.rglob("*"))
+    built = build(store, tmp_path / "elsewhere", studies=synthetic.STUDIES)
+    assert sorted(store.root.rglob("*")) == before
+    assert built.report.parent == tmp_path / "elsewhere"
+
+
+def test_an_output_that_cannot_be_written_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="Cannot write"):
+        build(Store(tmp_path / "store"), tmp_path / "file", studies=synthetic.STUDIES)
+
+
+def test_reports_imports_the_store_alone_and_never_torch():
+    for path in Path(reports.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            assert not [name for name in names if name.startswith("mixkd") and name != "mixkd.store"]
+            assert not [name for name in names if name.startswith("theory") and name != "theory.studies"]
+    code = "import sys, reports.page; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+PROBE = """
+<script>
+const buttons = document.querySelectorAll("#verdicts ~ .scroll thead button");
+buttons[0].click(); buttons[0].click();
+parent.postMessage([
+  document.documentElement.scrollWidth, innerWidth, buttons.length,
+  document.querySelector("[aria-sort]").getAttribute("aria-sort"),
+  document.querySelector("#verdicts ~ .scroll tbody th").textContent,
+].join(" "), "*");
+</script>
+"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_fits_a_browser_and_its_table_sorts(built, tmp_path, width):
+    # Headless windows have a least width: a frame gives the page the width asked for.
+    text = re.sub(r"<meta http-equiv[^>]*>", "", built.report.read_text())
+    (tmp_path / "page.html").write_text(text.replace("</body>", PROBE + "</body>"))
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        '<script>onmessage = (event) => { document.title = "told " + event.data + " end"; };</script>'
+        f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>'
+    )
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=5000", "--dump-dom", frame.as_uri(),
+    ]  # fmt: skip
+    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    told = re.search(r"told (\d+) (\d+) (\d+) (\w+) (\w+) end", dom)
+    assert told is not None, dom[:500]
+    assert int(told[2]) == width
+    assert int(told[1]) <= width
+    assert int(told[3]) == 8
+    assert (told[4], told[5]) == ("descending", "T23")
+
+
+@pytest.mark.browser
+def test_the_page_obeys_its_own_content_policy(built, tmp_path):
+    # With the policy in force, the one script still runs: it puts buttons into the heads.
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom", built.report.as_uri(),
+    ]  # fmt: skip
+    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    assert '<th scope="col"><button type="button">Claim' in dom

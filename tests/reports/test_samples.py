@@ -1,0 +1,104 @@
+import json
+
+import pytest
+import synthetic
+
+from mixkd.store import Store
+from reports.claims import LEDGER, Claim
+from reports.evidence import load
+from reports.samples import Missing, Samples, samples
+
+CLAIMS = {claim.id: claim for claim in LEDGER}
+
+
+def read(store: Store, claim: str, test: int = 0) -> Samples | Missing:
+    chosen: Claim = CLAIMS[claim]
+    return samples(load(store, synthetic.STUDIES), chosen, chosen.tests[test])
+
+
+def save(store: Store, recipe: str, score: float, seed: int = 0, **changes: object) -> None:
+    measurements = {"test_score": score, "generalization_gap": 0.1, "teacher_test_score": 0.9}
+    store.save_run(synthetic.record(synthetic.experiment(recipe, seed, **changes), measurements))
+
+
+def test_runs_pair_when_all_but_the_recipe_agrees(tmp_path):
+    store = Store(tmp_path)
+    for seed in (0, 1):
+        save(store, "ft", 0.7, seed)
+        save(store, "sm+tmkd", 0.8, seed)
+    save(store, "ft", 0.1, 2, learning_rate=1e-4)
+    save(store, "sm+tmkd", 0.9, 2, learning_rate=2e-4)
+    found = read(store, "E02")
+    assert list(found.frame.index) == ["0/0", "1/1"]
+    assert found.arm.tolist() == [0.8, 0.8]
+    assert found.reference.tolist() == [0.7, 0.7]
+
+
+def test_unpaired_runs_are_missing_evidence(tmp_path):
+    store = Store(tmp_path)
+    save(store, "ft", 0.7, 0)
+    save(store, "sm+tmkd", 0.8, 1)
+    assert isinstance(read(store, "E02"), Missing)
+
+
+def test_several_settings_of_one_seed_are_averaged_and_count_once(tmp_path):
+    store = Store(tmp_path)
+    save(store, "ft", 0.7)
+    save(store, "sm+tmkd", 0.8, beta_alpha=0.4)
+    save(store, "sm+tmkd", 0.9, beta_alpha=1.0)
+    found = read(store, "E02")
+    assert found.arm.tolist() == [pytest.approx(0.85)]
+
+
+def test_other_settings_than_limited_data_are_left_out(tmp_path):
+    store = Store(tmp_path)
+    for recipe in ("ft", "sm+tmkd"):
+        save(store, recipe, 0.7, train_fraction=1.0)
+        save(store, recipe, 0.7, task="vader-nyt")
+        save(store, recipe, 0.7, student_layers=2)
+        save(store, recipe, 0.7, student_layers=None)
+    assert isinstance(read(store, "E02"), Missing)
+
+
+def test_the_teacher_is_the_one_the_student_recorded(tmp_path):
+    store = Store(tmp_path)
+    save(store, "sm+tmkd", 0.8)
+    assert read(store, "E08").reference.tolist() == [0.9]
+
+
+def test_replicates_pair_by_number(tmp_path):
+    store = Store(tmp_path)
+    synthetic.save_study(store, "T05")
+    found = read(store, "T05")
+    assert found.frame.index.name == "replicate"
+    assert found.arm.mean() / found.reference.mean() == pytest.approx(0.6, rel=0.05)
+
+
+def test_timing_ratios_and_their_intervals_turn_round(tmp_path):
+    store = Store(tmp_path)
+    synthetic.save_benchmarks(store, time_ratio=0.5)
+    found = read(store, "E09")
+    assert sorted(found.frame.index) == ["1 x 128", "1 x 32", "8 x 128", "8 x 32"]
+    assert found.frame.iloc[0].tolist() == pytest.approx([0.5, 0.5 / 1.02, 0.5 / 0.98])
+    parameters = read(store, "E09", test=1)
+    assert parameters.arm.tolist() == [pytest.approx((17.4 - 11.9) / (22.7 - 11.9))]
+
+
+def test_only_students_of_half_the_layers_count(tmp_path):
+    store = Store(tmp_path)
+    file = synthetic.benchmark_file()
+    for case in file["benchmarks"]:
+        if case["extra_info"]["model"] == "student":
+            case["extra_info"]["num_layers"] = 2
+    store.benchmarks_dir.mkdir()
+    (store.benchmarks_dir / "bench.json").write_text(json.dumps(file))
+    assert isinstance(read(store, "E09"), Missing)
+
+
+def test_a_later_measurement_replaces_an_earlier_one(tmp_path):
+    store = Store(tmp_path)
+    store.benchmarks_dir.mkdir()
+    for name, ratio, day in (("a", 0.4, "2025-01-02"), ("b", 0.5, "2025-01-01")):
+        file = synthetic.benchmark_file(time_ratio=ratio) | {"datetime": f"{day}T00:00:00"}
+        (store.benchmarks_dir / f"{name}.json").write_text(json.dumps(file))
+    assert set(read(store, "E09").arm.round(3)) == {0.4}

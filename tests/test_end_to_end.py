@@ -1,0 +1,82 @@
+"""`mixkd reproduce` on a tiny BERT and a small corpus: every producer, the judge and the page."""
+
+import json
+
+import pytest
+
+from mixkd.cli import main
+
+SUITE = """
+name: tiny
+description: the quick suite on a tiny model
+experiments:
+  - task: vader-movie
+    train_fraction: 0.1
+    teacher: {teacher}
+    teacher_learning_rate: 3.0e-3
+    teacher_num_epochs: 4
+    student_layers: [3, 2]
+    recipe: [ft, kd, tmkd, sm, sm+tmkd]
+    seed: [0, 1, 2]
+    learning_rate: 3.0e-3
+    num_epochs: 2
+    batch_size: 8
+    max_length: 32
+"""
+
+
+@pytest.fixture(scope="module")
+def reproduce(tmp_path_factory, tiny_bert, vader_folder):
+    folder = tmp_path_factory.mktemp("end-to-end")
+    (folder / "tiny.yaml").write_text(SUITE.format(teacher=tiny_bert))
+    options = ["--suite", str(folder / "tiny.yaml"), "--output", str(folder / "results")]
+    command = ["reproduce", *options, "--data_dir", str(vader_folder), "--device", "cpu", "--jobs", "1"]
+    assert main(command) == 0
+    return command, folder / "results"
+
+
+def test_every_claim_is_judged_from_evidence(reproduce):
+    _, results = reproduce
+    verdicts = {v["claim"]: v for v in json.loads((results / "verdicts.json").read_text())["verdicts"]}
+    assert not [claim for claim, verdict in verdicts.items() if verdict["verdict"] == "not run"]
+    theory = {claim: v for claim, v in verdicts.items() if claim.startswith("T")}
+    assert theory and all(v["verdict"] == v["expected"] for v in theory.values())
+    assert all(verdicts[claim]["num_samples"] == 3 for claim in ("E01", "E06"))
+    for verdict in verdicts.values():
+        assert (results / verdict["evidence"]).exists()
+
+
+def test_the_page_is_complete_and_self_contained(reproduce):
+    _, results = reproduce
+    page = (results / "report.html").read_text()
+    for claim in ("T01", "T23", "E01", "E09"):
+        assert f">{claim}<" in page
+    assert "<svg" in page and "mixkd theory T05" in page
+    assert "<link" not in page and 'src="http' not in page and "@import" not in page
+
+
+def test_verdicts_follow_the_records(reproduce, tmp_path):
+    """A control: the same store with its students' scores turned round must not give the same verdict."""
+    import shutil
+
+    _, results = reproduce
+    store = tmp_path / "results"
+    shutil.copytree(results / "runs", store / "runs", ignore=shutil.ignore_patterns("model"))
+    for path in (store / "runs").glob("*/record.json"):
+        record = json.loads(path.read_text())
+        seed, recipe = record["experiment"]["init_seed"], record["experiment"]["recipe"]
+        record["measurements"]["test_score"] = {"sm+tmkd": 0.9}.get(recipe, 0.5) + 0.001 * seed * (recipe == "kd")
+        path.write_text(json.dumps(record))
+    assert main(["report", "--output", str(store)]) == 0
+    verdicts = {v["claim"]: v for v in json.loads((store / "verdicts.json").read_text())["verdicts"]}
+    assert verdicts["E01"]["verdict"] == "supported"
+    assert verdicts["E01"]["effect"] == pytest.approx(0.4 - 0.001)
+
+
+def test_a_second_run_computes_nothing(reproduce, capsys):
+    command, results = reproduce
+    before = {path: path.stat().st_mtime_ns for folder in ("runs", "theory", "benchmarks") for path in
+              (results / folder).rglob("*.*")}  # fmt: skip
+    assert main(command) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert "already in the store" in capsys.readouterr().err
