@@ -175,7 +175,7 @@ def report(output: str = "results") -> None:
     if built.unexpected:
         print("Not as expected:", ", ".join(built.unexpected))
     for problem in built.problems:
-        print(f"Not used: {problem.reason}")
+        print(f"Not used: {problem.path}: {problem.reason}")
     print(f"Report: {built.report}")
 
 

@@ -1,0 +1,254 @@
+"""The store as data frames.
+
+Every file that cannot be used is listed as a problem with its reason; nothing is skipped in silence.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ValidationError
+
+from mixkd.store import CellRecord, Problem, Record, Store, canonical_json
+from reports.claims import LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK
+
+#: Fields of an experiment that belong to its recipe, beside ``*_weight``: runs of a pair may differ in them.
+RECIPE_FIELDS = {
+    "recipe", "distance", "temperature", "beta_alpha", "mix_ratio", "partner", "lam_per", "level",
+    "teacher_precision",
+}  # fmt: skip
+
+#: What makes two timings comparable.
+CONDITIONS = ["batch_size", "sequence_length", "num_threads", "dtype", "device", "processor"]
+
+
+class Cell(Protocol):
+    """What is needed of a ``theory.studies.Cell``."""
+
+    @property
+    def cell_id(self) -> str:
+        """Name of the cell's files in the store."""
+        ...
+
+
+class Study(Protocol):
+    """What is needed of a ``theory.studies.Study``."""
+
+    @property
+    def cells(self) -> Mapping[str, Cell]:
+        """Role name -> cell."""
+        ...
+
+
+class _Identity(BaseModel):
+    """Fields of an experiment that decide where a run belongs."""
+
+    task: str
+    train_fraction: float
+    student_layers: int | None
+    recipe: str
+    init_seed: int
+    data_seed: int
+
+
+class _Case(BaseModel):
+    """``extra_info`` of one benchmark."""
+
+    kind: str = "other"
+    model: str | None = None
+    num_layers: int | None = None
+    batch_size: int | None = None
+    sequence_length: int | None = None
+    num_parameters: int | None = None
+    num_embedding_parameters: int | None = None
+    size_bytes: float | None = None
+    flops: float | None = None
+    peak_memory_bytes: float | None = None
+    num_threads: int | None = None
+    dtype: str | None = None
+    device: str | None = None
+    p50_s: float | None = None
+    p90_s: float | None = None
+    p99_s: float | None = None
+    speedup_vs_teacher: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+    origin: str | None = None
+    not_run: str | None = None
+
+
+class _Benchmark(BaseModel):
+    name: str
+    stats: dict[str, Any]
+    extra_info: _Case
+
+
+class _BenchmarkFile(BaseModel):
+    """pytest-benchmark's own JSON, as far as it is read."""
+
+    benchmarks: list[_Benchmark]
+    machine_info: dict[str, Any]
+    commit_info: dict[str, Any]
+    datetime: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the store holds, read once.
+
+    Attributes:
+        runs: One row per run: experiment and measurements, with `seed` and `pair`; runs of equal `pair`
+            differ in their recipe only.
+        cells: Registered role -> replicates, keyed by (study, role); index `replicate`.
+        benchmarks: One row per benchmark case and file, oldest first.
+        provenance: One row per record.
+        problems: Files that cannot be used, with paths below the store.
+        num_unregistered: Finished cells that no study asks for.
+    """
+
+    runs: pd.DataFrame
+    cells: dict[tuple[str, str], pd.DataFrame]
+    benchmarks: pd.DataFrame
+    provenance: pd.DataFrame
+    problems: list[Problem]
+    num_unregistered: int
+
+
+def load(store: Store, studies: Mapping[str, Study]) -> Evidence:
+    """Read the store; the cells are those that the studies register."""
+    problems: list[Problem] = []
+    records, run_problems = store.runs()
+    cell_records, cell_problems = store.cells()
+    problems += [*run_problems, *cell_problems]
+    runs = _runs(store, records, problems)
+    cells, num_unregistered = _cells(store, cell_records, studies, problems)
+    benchmarks, bench_provenance = _benchmarks(store.benchmarks_dir, problems)
+    provenance = [
+        {"source": source, **record.provenance.model_dump()}
+        for source, group in (("training", records), ("theory", cell_records))
+        for record in group
+    ]
+    relative = [Problem(p.path.relative_to(store.root), p.reason.replace(f"{store.root}/", "")) for p in problems]
+    return Evidence(runs, cells, benchmarks, pd.DataFrame(provenance + bench_provenance), relative, num_unregistered)
+
+
+def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.DataFrame:
+    rows = []
+    for record in records:
+        path = store.run_dir(record.run_id) / "record.json"
+        try:
+            fields = _Identity.model_validate(record.experiment, strict=True)
+        except ValidationError as error:
+            problems.append(Problem(path, f"experiment field {_first(error)}"))
+            continue
+        shared = {
+            name: value
+            for name, value in record.experiment.items()
+            if name not in RECIPE_FIELDS and not name.endswith("_weight")
+        }
+        row = {
+            **record.experiment,
+            **record.measurements,
+            **fields.model_dump(),
+            "run_id": record.run_id,
+            "pair": canonical_json(shared),
+            "seed": f"{fields.init_seed}/{fields.data_seed}",
+        }
+        lacking = {"test_score", "generalization_gap"} - record.measurements.keys()
+        if is_limited(row) and lacking:
+            problems.append(Problem(path, f"lacks the measurements {', '.join(sorted(lacking))}"))
+            continue
+        rows.append(row)
+    numbers = ["train_fraction", "student_layers", "test_score", "generalization_gap", "teacher_test_score"]
+    frame = pd.DataFrame(rows)
+    columns = [*frame.columns, *_Identity.model_fields, *numbers, "run_id", "pair", "seed"]
+    return frame.reindex(columns=[*dict.fromkeys(columns)]).astype(dict.fromkeys(numbers, float))
+
+
+def is_limited(runs: Any) -> Any:
+    """Whether a run (a mapping), or each row of a frame, belongs to the registered setting with limited data."""
+    return (
+        (runs["task"] == LIMITED_TASK)
+        & (runs["train_fraction"] == LIMITED_FRACTION)
+        & (runs["student_layers"] == LIMITED_LAYERS)
+    )
+
+
+def _cells(
+    store: Store, records: list[CellRecord], studies: Mapping[str, Study], problems: list[Problem]
+) -> tuple[dict[tuple[str, str], pd.DataFrame], int]:
+    registered = {cell.cell_id for study in studies.values() for cell in study.cells.values()}
+    frames = {}
+    for record in records:
+        if record.cell_id not in registered:
+            continue
+        path = store.cell_data_path(record.cell_id)
+        try:
+            frame = pd.read_parquet(path).set_index("replicate").dropna(axis="columns", how="all")
+            values = frame.to_numpy(dtype=float)
+        except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
+            problems.append(Problem(path, f"cannot be read as replicates: {error}"))
+            continue
+        num_replicates = record.cell["num_replicates"]
+        if len(frame) != num_replicates or not frame.index.is_unique:
+            problems.append(Problem(path, f"holds {len(frame)} rows for {num_replicates} replicates"))
+        elif not np.isfinite(values).all():
+            problems.append(Problem(path, "holds values that are not finite"))
+        else:
+            frames[record.cell_id] = frame
+    cells = {
+        (key, role): frames[cell.cell_id]
+        for key, study in studies.items()
+        for role, cell in study.cells.items()
+        if cell.cell_id in frames
+    }
+    return cells, sum(record.cell_id not in registered for record in records)
+
+
+def _benchmarks(folder: Path, problems: list[Problem]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    rows, provenance = [], []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            file = _BenchmarkFile.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            problems.append(Problem(path, f"is not pytest-benchmark's JSON: {_first(error)}"))
+            continue
+        processor = str(file.machine_info.get("cpu", {}).get("brand_raw", "unknown processor"))
+        shared = {"file": path.name, "started_at": file.datetime, "processor": processor}
+        cases = [case.extra_info for case in file.benchmarks]
+        rows += [
+            {"name": case.name, "median_s": case.stats.get("median"), **case.extra_info.model_dump(), **shared}
+            for case in file.benchmarks
+        ]
+        provenance.append(
+            {
+                "source": "benchmarks",
+                "commit": file.commit_info.get("id"),
+                "dirty": file.commit_info.get("dirty"),
+                "versions": {},
+                "python": file.machine_info.get("python_version", ""),
+                "platform": f"{file.machine_info.get('system', '')} {file.machine_info.get('release', '')}",
+                "processor": processor,
+                "device": ", ".join(sorted({case.device for case in cases if case.device})),
+                "num_threads": max((case.num_threads for case in cases if case.num_threads), default=0),
+                "seeds": {},
+                "command": "mixkd bench",
+                "started_at": file.datetime,
+                "wall_time_s": sum(float(case.stats.get("total") or 0) for case in file.benchmarks),
+            }
+        )
+    columns = ["name", "median_s", *_Case.model_fields, "file", "started_at", "processor"]
+    return pd.DataFrame(rows, columns=columns).sort_values("started_at", kind="stable"), provenance
+
+
+def latest(benchmarks: pd.DataFrame) -> pd.DataFrame:
+    """The last measurement of every case on every machine."""
+    return benchmarks.drop_duplicates(["name", "kind", "model", "num_layers", *CONDITIONS], keep="last")
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"

@@ -1,0 +1,165 @@
+"""The report: one self-contained HTML page, the verdicts as JSON and the numbers as CSV."""
+
+import base64
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mixkd.store import Problem, Store, atomic_path, now, provenance, write_text
+from reports import figures, tables, wording
+from reports.claims import CONFIDENCE, LEVEL, LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK, Outcome, ledger_sha256
+from reports.evidence import Evidence, Study, latest, load
+from reports.figures import Figure
+from reports.verdicts import Judged, evidence_frame, judge_all
+from theory.studies import STUDIES
+
+#: Outcome -> its sign, shown beside the word.
+SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "≈", "not run": "○"}
+
+#: The evidence sections: which claims and figures each shows.
+_SECTIONS = (
+    ("simulation", "Simulation", "theory", ("deviation", "learned-gap")),
+    ("training", "Training", "runs", ("score", "gap")),
+    ("time-and-size", "Time and size", "benchmarks", ("size",)),
+)
+
+
+class Built(NamedTuple):
+    """What a build wrote and found.
+
+    Attributes:
+        counts: Outcome -> number of claims.
+        unexpected: Ids of the claims whose verdict was reached and is not the expected one.
+        problems: Files of the store that cannot be used.
+    """
+
+    report: Path
+    verdicts: Path
+    evidence: Path
+    counts: dict[str, int]
+    unexpected: list[str]
+    problems: list[Problem]
+
+
+def build(store: Store, output: Path | None = None, studies: Mapping[str, Study] = STUDIES) -> Built:
+    """Judge and render what a store holds.
+
+    Args:
+        store: Folder of the evidence.
+        output: Folder for ``report.html``, ``verdicts.json`` and ``evidence/``; None: the store's own.
+        studies: The registered cells behind the claims.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    started_at = now()
+    evidence = load(store, studies)
+    judged = judge_all(evidence)
+    drawn = figures.build(evidence)
+    counts = Counter(item.verdict.verdict for item in judged)
+    folder = store.root if output is None else output
+    built = Built(
+        folder / "report.html",
+        folder / "verdicts.json",
+        folder / "evidence",
+        {outcome: counts[outcome] for outcome in get_args(Outcome)},
+        [item.claim.id for item in judged if item.verdict.verdict != "not run" and not item.verdict.matches],
+        evidence.problems,
+    )
+    sources = {
+        "ledger_sha256": ledger_sha256(),
+        "report": provenance(device="cpu", num_threads=1, seeds={}, started_at=started_at).model_dump(),
+        "sources": tables.provenance(evidence),
+        "problems": [{"file": problem.path.as_posix(), "reason": problem.reason} for problem in evidence.problems],
+    }
+    _write_evidence(built.evidence, evidence, judged, drawn)
+    verdicts = [item.verdict.model_dump(mode="json") for item in judged]
+    write_text(built.verdicts, json.dumps({"verdicts": verdicts, "provenance": sources}, indent=1, allow_nan=False))
+    write_text(built.report, _render(built, evidence, judged, drawn, sources))
+    return built
+
+
+def _write_evidence(folder: Path, evidence: Evidence, judged: list[Judged], drawn: list[Figure]) -> None:
+    frames = {item.claim.id: evidence_frame(item) for item in judged if item.results}
+    frames |= {f"figure-{figure.key}": figure.data for figure in drawn}
+    frames |= {"runs": evidence.runs.drop(columns="pair"), "benchmarks": evidence.benchmarks}
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        for name, frame in frames.items():
+            frame.to_csv(temporary / f"{name}.csv", index=False)
+
+
+def _render(
+    built: Built, evidence: Evidence, judged: list[Judged], drawn: list[Figure], sources: dict[str, Any]
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": wording.number, "p_value": wording.p_value}
+    script = environment.loader.get_source(environment, "sort.js")[0] if environment.loader else ""
+    return environment.get_template("report.html").render(
+        built=built,
+        judged=judged,
+        sections=[
+            (key, title, [item for item in judged if item.claim.evidence == source],
+             [figure for figure in drawn if figure.key in keys])
+            for key, title, source, keys in _SECTIONS
+        ],
+        controls=[item for item in judged if item.claim.family == "control"],
+        not_run=[item for item in judged if not item.results],
+        sources=sources,
+        signs=SIGNS,
+        words=wording,
+        summary=_summary(built, judged),
+        groups=_rows(tables.run_groups(evidence)),
+        latency=_rows(tables.latency(evidence)),
+        skipped=_rows(latest(evidence.benchmarks).dropna(subset="not_run")),
+        num_unregistered=evidence.num_unregistered,
+        script=Markup(script),
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        registered={
+            "level": LEVEL, "confidence": CONFIDENCE, "task": LIMITED_TASK, "fraction": LIMITED_FRACTION,
+            "layers": LIMITED_LAYERS,
+        },
+    )  # fmt: skip
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame, with None where there is no value."""
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")  # type: ignore[return-value]
+
+
+def _summary(built: Built, judged: list[Judged]) -> list[str]:
+    """What was found, in a few plain sentences generated from the verdicts."""
+    counts = built.counts
+    if counts["not run"] == len(judged):
+        return [f"None of the {len(judged)} claims has been run yet; this store holds no usable evidence for them."]
+    of_paper = [item for item in judged if item.claim.source.startswith("paper") and item.results]
+    supported = sum(item.verdict.verdict == "supported" for item in of_paper)
+    controls = [item for item in judged if item.claim.family == "control" and item.results]
+    refuted = sum(item.verdict.verdict == "contradicted" for item in controls)
+    told = [f"{counts[outcome]} {outcome}" for outcome in ("supported", "contradicted", "inconclusive", "not run")]
+    sentences = [f"Of {len(judged)} claims, {', '.join(told[:-1])} and {told[-1]}."]
+    if of_paper:
+        sentences.append(f"The paper's own claims: {supported} of the {len(of_paper)} that were run are supported.")
+    if controls:
+        sentences.append(
+            f"Negative controls, claims that we derived to be false: {refuted} of the {len(controls)} that were run "
+            f"are contradicted, as they should be."
+        )
+    if built.unexpected:
+        sentences.append(f"Not as expected: {', '.join(built.unexpected)}.")
+    else:
+        sentences.append("Every verdict that was reached is the expected one.")
+    return sentences

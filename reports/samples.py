@@ -1,0 +1,125 @@
+"""The values that a registered test compares, read from the evidence."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from reports.claims import LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK, Claim, Test
+from reports.evidence import CONDITIONS, Evidence, is_limited, latest
+from reports.statistics import Array
+
+
+class Samples(NamedTuple):
+    """Values a test compares; rows of arm and reference are paired.
+
+    Attributes:
+        frame: One row per pair; index named by the unit of replication, columns arm, then reference.
+        note: What else should be said beside the estimate.
+    """
+
+    frame: pd.DataFrame
+    note: str = ""
+
+    @property
+    def arm(self) -> Array:
+        """First column, shape (n,)."""
+        return self.frame.iloc[:, 0].to_numpy(dtype=float)
+
+    @property
+    def reference(self) -> Array:
+        """Second column, shape (n,)."""
+        return self.frame.iloc[:, 1].to_numpy(dtype=float)
+
+
+class Missing(NamedTuple):
+    """Evidence that is not there: which, in words."""
+
+    reason: str
+
+
+def samples(evidence: Evidence, claim: Claim, test: Test) -> Samples | Missing:
+    """The values that a registered test compares, or what is missing."""
+    if claim.evidence == "theory":
+        return _theory_samples(evidence, claim.study, test)
+    if claim.evidence == "runs":
+        return _run_samples(evidence.runs, test)
+    return _benchmark_samples(evidence.benchmarks, test)
+
+
+def _theory_samples(evidence: Evidence, study: str, test: Test) -> Samples | Missing:
+    roles = [role for role in (test.arm, test.reference) if role is not None]
+    cells = {}
+    for role in roles:
+        if (study, role) not in evidence.cells:
+            return Missing(f"the cell {role} of study {study} has not been simulated")
+        # A measure is one column, or several with a number each (the coefficients of a student).
+        cells[role] = evidence.cells[study, role].filter(regex=rf"^{test.measure}(_\d+)?$")
+        if cells[role].empty:
+            return Missing(f"the cell {role} of study {study} does not record {test.measure}")
+    if test.statistic == "largest":
+        deviation = cells[test.arm] - cells[test.reference] if test.reference else cells[test.arm]
+        return _whole(pd.DataFrame({"largest": deviation.abs().max(axis="columns")}), roles)
+    columns = {role: cell[test.measure] for role, cell in cells.items()}
+    if test.statistic != "coverage":
+        return _whole(pd.DataFrame(columns), roles)
+    cell = evidence.cells[study, test.arm]
+    if "bound" not in cell:
+        return Missing(f"the cell {test.arm} of study {study} does not record its bound")
+    slack = cell["bound"].mean() / cell[test.measure].quantile(0.95)
+    note = f"The bound is {slack:.3g} times the 95 % quantile of the deviation."
+    return Samples(pd.DataFrame({**columns, "bound": cell["bound"]}), note)
+
+
+def _whole(frame: pd.DataFrame, roles: list[str]) -> Samples | Missing:
+    """The replicates that all roles share."""
+    frame = frame.dropna()
+    return Missing(f"the cells {' and '.join(roles)} share no replicate") if frame.empty else Samples(frame)
+
+
+def _run_samples(runs: pd.DataFrame, test: Test) -> Samples | Missing:
+    """Pairs of runs, averaged within a seed: the seed is what is replicated.
+
+    Where a recipe was run with several of its own settings inside one pair, these are averaged too, so
+    that nobody picks the best.
+    """
+    setting = f"{LIMITED_TASK} at fraction {LIMITED_FRACTION:g} with {LIMITED_LAYERS} layers"
+    chosen = runs[is_limited(runs)]
+    if test.reference == "teacher":
+        chosen = chosen[chosen["recipe"] == test.arm]
+        frame = chosen[["seed", test.measure, f"teacher_{test.measure}"]].set_index("seed").astype(float)
+        frame.columns = pd.Index([test.arm, "teacher"])
+    else:
+        wide = chosen.pivot_table(index=["seed", "pair"], columns="recipe", values=test.measure)
+        frame = wide.reindex(columns=[test.arm, test.reference])
+    frame = frame.dropna().groupby("seed").mean()
+    if frame.empty:
+        return Missing(f"no paired runs of {test.arm} and {test.reference} on {setting}")
+    return Samples(frame)
+
+
+def _benchmark_samples(benchmarks: pd.DataFrame, test: Test) -> Samples | Missing:
+    """Student over teacher in every measured cell, for students with half their teacher's layers."""
+    kind = "latency" if test.measure == "time" else "size"
+    cases = benchmarks[(benchmarks["kind"] == kind) & benchmarks["not_run"].isna()]
+    same = ["file", *CONDITIONS] if kind == "latency" else ["file"]
+    pairs = cases[cases["model"] == "student"].merge(
+        cases[cases["model"] == "teacher"], on=same, suffixes=("", "_teacher")
+    )
+    pairs = latest(pairs[2 * pairs["num_layers"] == pairs["num_layers_teacher"]])
+    if kind == "latency":
+        # Low and high change places: a speed-up is the teacher's time over the student's.
+        frame = 1 / pairs[["speedup_vs_teacher", "speedup_high", "speedup_low"]].astype(float)
+        frame.columns = pd.Index(["ratio", "low", "high"])
+        cells = zip(pairs["batch_size"], pairs["sequence_length"], strict=True)
+        names = [f"{batch_size:g} x {length:g}" for batch_size, length in cells]
+    else:
+        own, teachers = (
+            pairs[f"num_parameters{suffix}"] - pairs[f"num_embedding_parameters{suffix}"] for suffix in ("", "_teacher")
+        )
+        frame = pd.DataFrame({"ratio": (own / teachers).astype(float)})
+        names = list(pairs["name"])
+    if frame.empty:
+        return Missing(f"no {kind} benchmark of a student with half its teacher's layers, beside its teacher")
+    if frame["ratio"].isna().any():
+        return Missing(f"a {kind} benchmark of the student does not give its {test.measure}")
+    return Samples(frame.set_axis(pd.Index(names, name="cell")))

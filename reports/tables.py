@@ -1,0 +1,145 @@
+"""The numbers behind the figures and tables of the report: estimates with their intervals, as data frames."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from reports.evidence import Evidence, is_limited, latest
+from reports.statistics import mean_estimate, ratio_estimate
+from reports.wording import RECIPES
+
+GAP_STUDY = "gap_by_n"
+GAP_MEASURES = ("sup_one_sided", "generalization_gap")
+
+
+def is_rounding(gaps: pd.DataFrame) -> pd.Series:
+    """Whether a row belongs to a world and measure that is zero but for rounding.
+
+    Where the learner finds the teacher exactly, as in W1, the learned gap is, and differences are no finding.
+    """
+    largest = gaps.groupby(["world", "measure"])["mean"].transform(lambda means: means.abs().max())
+    return largest < 1e-12
+
+
+def gap_by_n(evidence: Evidence) -> pd.DataFrame:
+    """Mean deviation and learned gap of every world, arm and n, and its difference from S0 on the same originals.
+
+    Returns:
+        One row per world, arm, num_samples and measure: mean, low, high (95 %); difference, difference_low,
+        difference_high; for the deviation, which is positive, also ratio, ratio_low, ratio_high.
+    """
+    return pd.DataFrame(
+        _gap_rows(evidence),
+        columns=[
+            "world", "arm", "num_samples", "measure", "num_replicates", "mean", "low", "high",
+            "difference", "difference_low", "difference_high", "ratio", "ratio_low", "ratio_high",
+        ],
+    ).sort_values(["measure", "world", "arm", "num_samples"], ignore_index=True)  # fmt: skip
+
+
+def _gap_rows(evidence: Evidence) -> Iterator[list[Any]]:
+    for (study, role), cell in evidence.cells.items():
+        if study != GAP_STUDY:
+            continue
+        world, arm, size = role.split(" ")  # "W1 S0 n=20"
+        baseline = evidence.cells.get((study, f"{world} S0 {size}"))
+        for measure in GAP_MEASURES:
+            if measure not in cell:
+                continue
+            mean, low, high, *_ = mean_estimate(cell[measure])
+            row = [world, arm, int(size.removeprefix("n=")), measure, len(cell), mean, low, high]
+            if arm == "S0" or baseline is None:
+                yield [*row, *[None] * 6]
+                continue
+            pair = pd.DataFrame({"arm": cell[measure], "S0": baseline[measure]}).dropna()
+            difference = mean_estimate(pair["arm"] - pair["S0"])[:3]
+            ratio = ratio_estimate(pair["arm"], pair["S0"])[:3] if measure == "sup_one_sided" else [None] * 3
+            yield [*row, *difference, *ratio]
+
+
+def recipe_seeds(evidence: Evidence) -> pd.DataFrame:
+    """Score and gap of every recipe and seed with limited data; several runs of one seed are averaged."""
+    chosen = evidence.runs[is_limited(evidence.runs)]
+    means = chosen.groupby(["recipe", "seed"], as_index=False)[["test_score", "generalization_gap"]].mean()
+    order = {recipe: rank for rank, recipe in enumerate(RECIPES)}
+    rank = means["recipe"].map(order).fillna(len(order))
+    ranked: pd.DataFrame = means.assign(rank=rank).sort_values(["rank", "seed"], ignore_index=True)
+    return ranked.drop(columns="rank")
+
+
+def recipe_summary(seeds: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Mean of a measure per recipe with its interval over seeds, in the order of `seeds`."""
+    rows = [
+        [recipe, len(group), *mean_estimate(group[measure])[:3]]
+        for recipe, group in seeds.groupby("recipe", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["recipe", "num_seeds", "mean", "low", "high"])
+
+
+def run_groups(evidence: Evidence) -> pd.DataFrame:
+    """All runs by task, share of the data, layers and recipe: number, mean score, mean gap."""
+    keys = ["task", "train_fraction", "student_layers", "recipe"]
+    return (
+        evidence.runs.groupby(keys, dropna=False)
+        .agg(
+            num_runs=("run_id", "size"),
+            test_score=("test_score", "mean"),
+            generalization_gap=("generalization_gap", "mean"),
+        )
+        .reset_index()
+    )
+
+
+def latency(evidence: Evidence) -> pd.DataFrame:
+    """Every timed case of teacher and student, the latest of each."""
+    cases = latest(evidence.benchmarks)
+    cases = cases[(cases["kind"] == "latency") & cases["not_run"].isna()]
+    return cases.sort_values(["batch_size", "sequence_length", "num_layers", "num_threads"], ascending=False)
+
+
+def size_latency_score(evidence: Evidence) -> pd.DataFrame:
+    """One row per model that was timed and scored: layers, parameters, latency, mean score with limited data.
+
+    The latency is that of the smallest batch and, for it, the longest texts. The teacher's score is the one
+    its students recorded; a student's is that of SM+TMKD.
+    """
+    cases = latest(evidence.benchmarks)
+    sizes = cases[(cases["kind"] == "size") & cases["not_run"].isna()][["model", "num_layers", "num_parameters"]]
+    timed = latency(evidence)
+    timed = timed[timed["batch_size"] == timed["batch_size"].min()]
+    timed = timed[timed["sequence_length"] == timed["sequence_length"].max()]
+    timed = timed[["model", "num_layers", "batch_size", "sequence_length", "p50_s"]]
+    chosen = evidence.runs[is_limited(evidence.runs) & (evidence.runs["recipe"] == "sm+tmkd")]
+    models = sizes.drop_duplicates(["model", "num_layers"], keep="last").merge(timed, on=["model", "num_layers"])
+    scores = [
+        chosen["teacher_test_score"]
+        if model == "teacher"
+        else chosen.loc[chosen["student_layers"] == layers, "test_score"]
+        for model, layers in zip(models["model"], models["num_layers"], strict=True)
+    ]
+    models["test_score"] = [score.mean() for score in scores]
+    models["num_runs"] = [score.count() for score in scores]
+    return models.dropna(subset=["test_score", "p50_s"]).sort_values("num_layers", ignore_index=True)
+
+
+def provenance(evidence: Evidence) -> list[dict[str, Any]]:
+    """Where the evidence comes from: one entry per producer, with every value that its records name."""
+    entries = []
+    for source, group in evidence.provenance.groupby("source", sort=False) if len(evidence.provenance) else ():
+        entry: dict[str, Any] = {"source": source, "num_records": len(group)}
+        for name in ("commit", "dirty", "python", "platform", "processor", "device", "num_threads", "command"):
+            entry[name] = sorted({_word(value) for value in group[name]})
+        for name in ("versions", "seeds"):
+            pairs = {(key, value) for values in group[name] for key, value in values.items()}
+            entry[name] = {key: sorted(v for k, v in pairs if k == key) for key in sorted({k for k, _ in pairs})}
+        entry["first_started_at"], entry["last_started_at"] = group["started_at"].min(), group["started_at"].max()
+        entry["wall_time_s"] = round(float(group["wall_time_s"].sum()), 1)
+        entries.append(entry)
+    return entries
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)

@@ -1,0 +1,22 @@
+// Makes every table with the class "sortable" sortable by its column heads; without scripts they are plain tables.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells];
+  const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+  heads.forEach((head, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const direction = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+      const rows = [...table.tBodies[0].rows].sort((a, b) => {
+        const [x, y] = [value(a, column), value(b, column)];
+        const bothNumbers = x !== "" && y !== "" && !isNaN(x) && !isNaN(y);
+        return direction * (bothNumbers ? x - y : x.localeCompare(y, "en", { numeric: true }));
+      });
+      table.tBodies[0].append(...rows);
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
+    });
+  });
+}

@@ -1,0 +1,95 @@
+"""Numbers and tests in words, for people."""
+
+import math
+
+from reports.claims import Claim, Test
+from reports.statistics import Estimate
+
+#: Column of the evidence -> what people call it.
+MEASURES = {
+    "sup_one_sided": "one-sided uniform deviation",
+    "generalization_gap": "generalization gap",
+    "population_risk": "risk",
+    "test_score": "test score",
+    "coefficient": "learned coefficient",
+    "parameter_error": "distance to the teacher's coefficients",
+}
+
+#: Recipe -> the paper's name.
+RECIPES = {
+    "ft": "FT", "kd": "KD", "pkd": "PKD", "sm": "SM", "tmkd": "TMKD", "sm+tmkd": "SM+TMKD", "sm+tmkd+kd": "SM+TMKD+KD",
+}  # fmt: skip
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, thousands apart, a real minus sign; "—" for what is not known."""
+    if value is None or not math.isfinite(value):
+        return "—"
+    size = abs(value)
+    if value == int(value) and size < 1e15:
+        text = f"{int(value):,}"
+    elif size < 1e-4 or size >= 1e6:
+        text = f"{value:.3g}"
+    else:
+        text = f"{value:,.{max(0, 2 - math.floor(math.log10(size)))}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """An interval in brackets."""
+    known = [end is not None and math.isfinite(end) for end in (low, high)]
+    return f"[{number(low)}, {number(high)}]" if all(known) else "[unbounded]"
+
+
+def p_value(p: float) -> str:
+    """A p-value with its sign of comparison."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def count(num: int, singular: str) -> str:
+    """A number and its noun: "1 seed", "2,000 replicates"."""
+    return f"{num:,} {singular}{'' if num == 1 else 's'}"
+
+
+def quantity(claim: Claim, test: Test) -> str:
+    """What a test estimates."""
+    measure = MEASURES.get(test.measure, test.measure)
+    arm, reference = (
+        RECIPES.get(name, name) if name and claim.evidence == "runs" else name for name in (test.arm, test.reference)
+    )
+    match test.statistic:
+        case "mean difference":
+            return f"mean difference in {measure}, {arm} minus {reference}"
+        case "ratio of means":
+            return f"ratio of mean {measure}, {arm} to {reference}"
+        case "coverage":
+            return f"share of replicates whose {measure} is within its bound"
+        case "median":
+            return f"median ratio of {measure}, {arm} to {reference}" if reference else f"median {measure} of {arm}"
+        case "every cell":
+            return f"largest ratio of {measure}, {arm} to {reference}, over the cells measured"
+        case "largest" if claim.evidence == "benchmarks":
+            return f"ratio of {measure}, {arm} to {reference}"
+        case "largest":
+            return (
+                f"largest difference in {measure}, {arm} against {reference}"
+                if reference
+                else f"largest {measure}, {arm}"
+            )
+    raise AssertionError(test.statistic)
+
+
+def registered(test: Test) -> str:
+    """What a test demands."""
+    if test.threshold == 0 and test.statistic == "largest":
+        return "exactly 0"
+    if test.threshold == 0:
+        return f"{test.side} 0"
+    return f"{'at most' if test.side == 'below' else 'at least'} {number(test.threshold)}"
+
+
+def estimate(values: Estimate) -> str:
+    """A point estimate with its interval; an exact number alone."""
+    if values.low == values.high:
+        return number(values.effect)
+    return f"{number(values.effect)} {interval(values.low, values.high)}"
