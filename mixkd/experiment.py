@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mixkd.store import Record, Store, UserError, content_id
+from mixkd.store import Record, Store, UserError, content_id, explaining_full_disk
 
 if TYPE_CHECKING:
     from mixkd.recipes import Recipe
@@ -208,7 +208,7 @@ def run(
         experiment: What to run.
         store: Folder of the evidence.
         data_dir: Folder with the task's files, in place of the pinned asset.
-        device: "cpu", "cuda", ...; None: CUDA if there is one.
+        device: "cpu" or "cuda"; None: CUDA if there is one.
         gradient_accumulation_steps: Micro-batches per optimizer step; `batch_size` is what they add up to.
         force: Compute again, and overwrite, what is there.
         report: Told about progress.
@@ -244,16 +244,17 @@ def run(
             teacher_run = teacher.run_id
         from mixkd.training import train_and_record
 
-        return train_and_record(
-            experiment,
-            pinned,
-            store,
-            teacher_run,
-            data_dir,
-            device,
-            gradient_accumulation_steps,
-            report=lambda share, message: report(start + (1 - start) * share, message),
-        )
+        with explaining_full_disk(store.root):
+            return train_and_record(
+                experiment,
+                pinned,
+                store,
+                teacher_run,
+                data_dir,
+                device,
+                gradient_accumulation_steps,
+                report=lambda share, message: report(start + (1 - start) * share, message),
+            )
 
 
 def check_teacher(teacher: Record, task: Task) -> None:

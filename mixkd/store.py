@@ -37,6 +37,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 SCHEMA_VERSION = 1
 
+#: A disk with less than this left is full: a checkpoint no longer fits.
+FULL_DISK_BYTES = 16 * 2**20
+
 #: Packages whose version can change a number in a record.
 VERSIONED_PACKAGES = (
     "mixkd", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "scipy", "scikit-learn",
@@ -164,10 +167,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         yield temporary / path.name
         written = temporary / path.name
-        if written.is_file():
-            with written.open("rb") as file:
-                os.fsync(file.fileno())
-        elif path.is_dir():  # a folder cannot be renamed onto a full one
+        for part in (written, *written.rglob("*")):
+            if part.is_file():
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+        if path.is_dir():  # a folder cannot be renamed onto a full one
             path.rename(temporary / "replaced")
         written.replace(path)
     except OSError as error:
@@ -177,6 +181,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def explaining_full_disk(folder: Path) -> Iterator[None]:
+    """Turn any error into one sentence if it was a full disk: libraries raise all sorts of them then.
+
+    Raises:
+        UserError: If the error says so, or the disk of `folder` has less than 16 MiB left.
+    """
+    try:
+        yield
+    except Exception as error:
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        if "No space left" in str(error) or shutil.disk_usage(existing).free < FULL_DISK_BYTES:
+            raise UserError(
+                f"The disk of {folder} is full. Free some space, or choose another --output; the same command goes on "
+                "where it was."
+            ) from error
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

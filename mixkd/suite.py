@@ -101,7 +101,7 @@ def run_suite(
         suite: The grid.
         store: Folder of the evidence.
         data_dir: Folder with the tasks' files, in place of the pinned assets.
-        device: "cpu", "cuda", ...; None: CUDA if there is one.
+        device: "cpu" or "cuda"; None: CUDA if there is one.
         jobs: Experiments at a time, each with its share of the cores; None: see `default_jobs`.
         backend: joblib's backend: loky here, dask or ray on a cluster.
         force: Compute again what is there.

@@ -50,6 +50,8 @@ def train_and_record(
     """Do the run of `mixkd.run`, whose lock the caller holds; see there for the arguments."""
     started_at = evidence.now()
     run_id = content_id(pinned.identity())
+    for left_over in store.run_dir(run_id).glob(".*"):  # what a killed process was writing
+        shutil.rmtree(left_over, ignore_errors=True)
     args = _training_arguments(experiment, store.run_dir(run_id), device, gradient_accumulation_steps)
     task = load_task(experiment.task, data_dir)
     tokenizer = load_tokenizer(experiment.teacher)
@@ -76,7 +78,13 @@ def train_and_record(
     )
     trainer.remove_callback(PrinterCallback)  # progress is reported, and the log is kept in the record
     if experiment.num_epochs:
-        trainer.train(resume_from_checkpoint=_last_checkpoint(Path(args.output_dir)))
+        try:
+            trainer.train(resume_from_checkpoint=_last_checkpoint(Path(args.output_dir)))
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"The device ran out of memory in {experiment.label()}; raise --gradient_accumulation_steps, which "
+                "does not change the numbers, or lower --max_length."
+            ) from error
     if trainer.is_world_process_zero():
         with evidence.atomic_path(store.model_dir(run_id)) as folder:
             model.save_pretrained(folder)
@@ -211,7 +219,11 @@ def _training_arguments(
             f"batch_size {experiment.batch_size} cannot be split over {processes} processes with {accumulation} "
             "accumulation steps; choose numbers that divide it."
         )
-    use_cpu = device == "cpu" or not torch.cuda.is_available()
+    has_cuda = torch.cuda.is_available()
+    if device not in (None, "cpu", "cuda") or (device == "cuda" and not has_cuda):
+        available = "cpu or cuda" if has_cuda else "cpu (there is no CUDA device here)"
+        raise UserError(f"The device {device!r} cannot be used; choose {available}.")
+    use_cpu = device == "cpu" or not has_cuda
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=experiment.batch_size // (accumulation * processes),
