@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mixkd.recipes import RECIPES, Distance, LamPer, Partner, Recipe, recipe
 from mixkd.store import Record, Store, UserError, content_id, explaining_full_disk
 
 if TYPE_CHECKING:
-    from mixkd.recipes import Recipe
     from mixkd.tasks import Task
 
 #: Told how far a run is: share done in [0, 1], and what it is doing.
@@ -80,12 +80,12 @@ class Experiment(BaseModel):
     kd_weight: float | None = None
     sm_weight: float | None = None
     tmkd_weight: float | None = None
-    distance: Literal["mse", "kl"] = "mse"
+    distance: Distance = "mse"
     temperature: float = 1.0
     beta_alpha: float = 1.0
     mix_ratio: float = 1.0
-    partner: Literal["uniform", "batch"] = "uniform"
-    lam_per: Literal["example", "batch"] = "example"
+    partner: Partner = "uniform"
+    lam_per: LamPer = "example"
     learning_rate: float = Field(3e-4, gt=0)
     num_epochs: int = Field(10, ge=0)
     batch_size: int = Field(32, ge=1)
@@ -104,8 +104,6 @@ class Experiment(BaseModel):
     @classmethod
     def _canonical(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Expand `seed`, take weights from the recipe, and put what is not used back to its default."""
-        from mixkd.recipes import RECIPES
-
         values = dict(values)
         if "seed" in values:
             seed = values.pop("seed")
@@ -142,8 +140,6 @@ class Experiment(BaseModel):
 
     def recipe_object(self) -> Recipe:
         """The recipe with this experiment's settings."""
-        from mixkd.recipes import recipe
-
         names = ("kd_weight", "sm_weight", "tmkd_weight", "distance", "temperature")
         mixup = ("beta_alpha", "mix_ratio", "partner", "lam_per")
         return recipe(self.recipe, **{name: getattr(self, name) for name in (*names, *mixup)})

@@ -4,10 +4,10 @@ Every function returns one loss per example, shape (num_examples,), in nats or s
 or weights them is the trainer's business, so that a loss is the same under any batch size.
 """
 
-from typing import Literal
-
 import torch.nn.functional as F
 from torch import Tensor
+
+from mixkd.recipes import Distance
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -26,14 +26,14 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def distillation_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
-    distance: Literal["mse", "kl"] = "mse",
+    distance: Distance = "mse",
     temperature: float = 1.0,
 ) -> Tensor:
     """Distance of the student's to the teacher's prediction: L_TMKD of MixKD, and L_KD on original examples.
 
     "mse" is the squared difference of logits, averaged over classes (MixKD). "kl" is
     T^2 KL(softmax(z_T / T) || softmax(z_S / T)), summed over classes (Hinton et al. 2015): T^2 keeps the
-    gradient's size as T grows, and tends to the squared distance of centred logits over the number of classes.
+    gradient's size as T grows, and tends to the squared distance of centred logits over twice the number of classes.
 
     Args:
         student_logits: Shape (num_examples, num_classes).

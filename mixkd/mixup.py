@@ -59,7 +59,7 @@ class EpochMixup:
             permutations = np.argsort(self.order_key[:, rows], axis=1)  # (num_copies, batch)
             partner = rows[permutations[copy, source]]
         if self.settings.lam_per == "batch":
-            lam = np.broadcast_to(lam[:1], lam.shape)
+            lam = np.repeat(lam[:1], len(lam))
         return MixupPairs(source, partner, lam)
 
 

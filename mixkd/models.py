@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -22,7 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from mixkd import assets
-from mixkd.store import UserError, file_sha256
+from mixkd.store import UserError, content_id, file_sha256
 
 #: Columns of a tokenised dataset that a model takes.
 MODEL_COLUMNS = ("input_ids", "token_type_ids", "attention_mask")
@@ -49,12 +51,13 @@ def resolve_checkpoint(name: str) -> str:
 
 
 def checkpoint_fingerprint(name: str) -> str:
-    """What identifies a model's weights: a hash of the files of a folder, else the name of an asset or on the hub."""
+    """What identifies a model and its tokenizer: a hash of a folder's files, else the asset's or hub's name."""
     folder = Path(name).expanduser()
     if name == "minilm" or not folder.is_dir():
         return name
-    weights = sorted(folder.glob("*.safetensors")) + [folder / "config.json"]
-    return "sha256:" + "-".join(file_sha256(path)[:16] for path in weights if path.exists())
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+    files = [*sorted(folder.glob("*.safetensors")), *(folder / name for name in names)]
+    return "sha256:" + content_id({path.name: file_sha256(path) for path in files if path.exists()})
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -63,7 +66,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         UserError: If it cannot be loaded.
     """
-    return _load(AutoTokenizer.from_pretrained, name)
+    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer.from_pretrained, name)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # without files, transformers makes up an empty one
+        raise UserError(f"{name} has no tokenizer (tokenizer.json or vocab.txt); save the model's own beside it.")
+    return tokenizer
 
 
 def load_classifier(name: str, label_names: Sequence[str], seed: int = 0) -> PreTrainedModel:
@@ -82,22 +88,29 @@ def load_classifier(name: str, label_names: Sequence[str], seed: int = 0) -> Pre
     config = _load(AutoConfig.from_pretrained, name)
     is_classifier = any("SequenceClassification" in architecture for architecture in config.architectures or [])
     if is_classifier:
-        known = {str(label).lower() for label in config.id2label.values()}
-        is_generic = all(label.startswith("label_") for label in known)
-        if config.num_labels != len(label_names) or not (is_generic or known == {n.lower() for n in label_names}):
+        known = [str(config.id2label[index]) for index in range(config.num_labels)]
+        is_generic = known == [f"LABEL_{index}" for index in range(len(label_names))]
+        if not is_generic and [label.lower() for label in known] != [label.lower() for label in label_names]:
             raise UserError(
-                f"{name} was fine-tuned for the labels {list(config.id2label.values())}, but the task has "
-                f"{list(label_names)}; give a model without a head, or one for this task."
+                f"{name} was fine-tuned for the labels {known}, but the task has {list(label_names)}; give a model "
+                "without a head, or one for this task."
             )
     _set_labels(config, label_names)
     set_seed(seed)
-    model = _load(
+    model, loading = _load(
         AutoModelForSequenceClassification.from_pretrained,
         name,
         config=config,
         dtype=torch.float32,
         use_safetensors=True,
+        output_loading_info=True,
     )
+    # A checkpoint without a head, or without the pooler that belongs to it, is how a pretrained model comes.
+    body = [key for key in loading["missing_keys"] if key.startswith(model.base_model_prefix) and "pooler" not in key]
+    if body:
+        raise UserError(
+            f"{name} lacks weights that its config.json asks for ({body[0]}, ...); give a whole one."
+        )
     return model.eval()
 
 
@@ -161,13 +174,22 @@ def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
     return sum(p.numel() for p in model.parameters()), sum(p.numel() for p in embeddings.parameters())
 
 
+def pad_texts(examples: Sequence[dict[str, list[int]]], pad_token_id: int) -> dict[str, Tensor]:
+    """The model's columns of some tokenised examples as int64 tensors, each of shape (num_examples, longest text)."""
+    return {
+        name: pad_sequence(
+            [torch.tensor(example[name]) for example in examples],
+            batch_first=True,
+            padding_value=pad_token_id if name == "input_ids" else 0,
+        )
+        for name in MODEL_COLUMNS
+        if name in examples[0]
+    }
+
+
 @torch.inference_mode()
 def predict_logits(
-    model: PreTrainedModel,
-    dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    device: torch.device | str | None = None,
-    batch_size: int = 64,
+    model: PreTrainedModel, dataset: Dataset, device: torch.device | str | None = None, batch_size: int = 64
 ) -> NDArray[np.float32]:
     """Logits of a tokenised dataset in eval mode and float32, in the dataset's order.
 
@@ -179,15 +201,14 @@ def predict_logits(
     device = torch.device(device) if device is not None else model.device
     was_training = model.training
     model.to(device).eval()
-    columns = {name: dataset[name][:] for name in MODEL_COLUMNS if name in dataset.column_names}
-    order = np.argsort([len(ids) for ids in columns["input_ids"]], kind="stable")
+    examples = list(dataset.select_columns([name for name in MODEL_COLUMNS if name in dataset.column_names]))
+    order = np.argsort([len(example["input_ids"]) for example in examples], kind="stable")
     logits = np.empty((len(dataset), model.config.num_labels), dtype=np.float32)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        batch = tokenizer.pad(
-            [{name: values[row] for name, values in columns.items()} for row in rows], return_tensors="pt"
-        )
-        logits[rows] = model(**batch.to(device)).logits.float().cpu().numpy()
+        batch = pad_texts([examples[row] for row in rows], model.config.pad_token_id or 0)
+        outputs = model(**{name: tensor.to(device) for name, tensor in batch.items()})
+        logits[rows] = outputs.logits.float().cpu().numpy()
     model.train(was_training)
     return logits
 
@@ -201,9 +222,11 @@ def _load(load, name, **options):  # type: ignore[no-untyped-def]
     transformers_logging.disable_progress_bar()
     try:
         return load(checkpoint, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if os.path.isdir(checkpoint):
             raise UserError(f"{checkpoint} cannot be loaded: {_first_line(error)}") from error
+        if isinstance(error, RuntimeError | SafetensorError):
+            raise UserError(f"The files of the model {name!r} cannot be used: {_first_line(error)}") from error
         raise UserError(
             f"The model {name!r} is not in the local cache and could not be fetched from the hub; check the name and "
             "the connection, or give a local folder or `minilm`."

@@ -9,7 +9,16 @@ then a sum over its originals, and does not change when the batch is split.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+Distance = Literal["mse", "kl"]
+Partner = Literal["uniform", "batch"]
+LamPer = Literal["example", "batch"]
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}")
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,12 @@ class MixupSettings:
 
     beta_alpha: float = 1.0
     mix_ratio: float = 1.0
-    partner: Literal["uniform", "batch"] = "uniform"
-    lam_per: Literal["example", "batch"] = "example"
+    partner: Partner = "uniform"
+    lam_per: LamPer = "example"
 
     def __post_init__(self) -> None:
+        _check_choice("partner", self.partner, Partner)
+        _check_choice("lam_per", self.lam_per, LamPer)
         if not self.beta_alpha > 0:
             raise ValueError(f"beta_alpha is {self.beta_alpha}; Beta(a, a) needs a > 0")
         if not self.mix_ratio > 0:
@@ -44,11 +55,12 @@ class Recipe:
     kd_weight: float = 0.0
     sm_weight: float = 0.0
     tmkd_weight: float = 0.0
-    distance: Literal["mse", "kl"] = "mse"
+    distance: Distance = "mse"
     temperature: float = 1.0
     mixup: MixupSettings = field(default_factory=MixupSettings)
 
     def __post_init__(self) -> None:
+        _check_choice("distance", self.distance, Distance)
         weights = {name: value for name, value in vars(self).items() if name.endswith("_weight")}
         for name, weight in weights.items():
             if not weight >= 0:

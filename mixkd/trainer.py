@@ -10,11 +10,11 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from mixkd.losses import cross_entropy, distillation_loss
 from mixkd.mixup import EpochMixup, MixupPairs, TokenTable, mix_embeddings, mix_labels, mix_masks, mix_token_types
-from mixkd.models import MODEL_COLUMNS, predict_logits
+from mixkd.models import MODEL_COLUMNS, pad_texts, predict_logits
 from mixkd.recipes import Recipe
 from mixkd.store import UserError
 
@@ -22,13 +22,12 @@ from mixkd.store import UserError
 class RowCollator:
     """Pads a batch, and keeps the examples' rows in the training set on the host, as a numpy array."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        self.tokenizer = tokenizer
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate: tensors of shape (batch, longest text), `labels` (batch,), and `rows` if there are any."""
-        columns = [name for name in MODEL_COLUMNS if name in examples[0]]
-        batch = dict(self.tokenizer.pad([{name: e[name] for name in columns} for e in examples], return_tensors="pt"))
+        batch: dict[str, Any] = dict(pad_texts(examples, self.pad_token_id))
         if "label" in examples[0]:
             batch["labels"] = torch.tensor([example["label"] for example in examples])
         if "row" in examples[0]:
@@ -86,7 +85,6 @@ class DistillationTrainer(Trainer):
         recipe: Recipe,
         args: TrainingArguments,
         train_dataset: Dataset,
-        processing_class: PreTrainedTokenizerBase,
         teacher: PreTrainedModel | None = None,
         teacher_logits: Tensor | NDArray[np.float32] | None = None,
         teacher_dtype: torch.dtype = torch.float32,
@@ -99,17 +97,16 @@ class DistillationTrainer(Trainer):
             recipe: Terms and weights of the loss, see `mixkd.recipe`.
             args: Trainer's own arguments. `data_seed` (else `seed`) also seeds the mixup draws.
             train_dataset: Tokenised examples: columns input_ids, attention_mask, label, and token_type_ids if any.
-            processing_class: The tokenizer, which student and teacher share.
             teacher: Fine-tuned teacher; needed by recipes with a kd or tmkd term. Kept outside the student, so that
                 it is neither saved nor optimised.
             teacher_logits: The teacher's logits of train_dataset's rows, shape (num_examples, num_classes); computed
                 here when a kd term needs them and they are not given.
             teacher_dtype: Precision of the teacher's forward over mixed rows, e.g. torch.bfloat16.
-            **kwargs: Passed on to Trainer.
+            **kwargs: Passed on to Trainer, such as processing_class: a tokenizer to be saved with the student.
 
         Raises:
-            UserError: If the recipe needs a teacher and there is none, the teacher's classes differ from the
-                student's, or Trainer would use several GPUs in one process.
+            UserError: If the recipe needs a teacher and there is none, the teacher's classes or logits do not fit
+                the student's or the data, or the recipe cannot be run on several processes or GPUs as asked.
         """
         if args.n_gpu > 1:
             raise UserError(
@@ -124,15 +121,21 @@ class DistillationTrainer(Trainer):
                 f"The teacher has {teacher.config.num_labels} classes and the student {model.config.num_labels}; "
                 "both must be built for the same task."
             )
+        shape = (len(train_dataset), model.config.num_labels)
+        if teacher_logits is not None and tuple(teacher_logits.shape) != shape:
+            raise UserError(
+                f"teacher_logits has shape {tuple(teacher_logits.shape)}, but examples and classes ask for "
+                f"{shape}; give a row per example of train_dataset."
+            )
         args.remove_unused_columns = False  # `row` is not an argument of the model
         keep = [name for name in (*MODEL_COLUMNS, "label", "length") if name in train_dataset.column_names]
         rows = train_dataset.select_columns(keep).add_column("row", list(range(len(train_dataset))))
+        pad_token_id = model.config.pad_token_id or 0
         super().__init__(
             model,
             args,
-            data_collator=RowCollator(processing_class),
+            data_collator=RowCollator(pad_token_id),
             train_dataset=rows,
-            processing_class=processing_class,
             **kwargs,
         )
         self.model_accepts_loss_kwargs = True  # count num_items_in_batch, also for models without loss kwargs
@@ -142,7 +145,7 @@ class DistillationTrainer(Trainer):
         self.teacher_logits = None
         if recipe.kd_weight:
             if teacher_logits is None:
-                teacher_logits = predict_logits(teacher, train_dataset, processing_class, device=args.device)
+                teacher_logits = predict_logits(teacher, train_dataset, args.device)
             self.teacher_logits = torch.as_tensor(teacher_logits, dtype=torch.float32)
         if recipe.tmkd_weight:
             if teacher.dtype != teacher_dtype:  # convert a copy: the caller's teacher stays as it is
@@ -153,7 +156,12 @@ class DistillationTrainer(Trainer):
         if recipe.uses_mixup:
             self.tokens = TokenTable.from_columns(
                 {name: train_dataset[name] for name in MODEL_COLUMNS if name in train_dataset.column_names},
-                processing_class.pad_token_id,
+                pad_token_id,
+            )
+        if "batch" in (recipe.mixup.partner, recipe.mixup.lam_per) and recipe.uses_mixup and args.world_size > 1:
+            raise UserError(
+                "partner and lam_per can be `batch` in one process only, where the whole batch is at hand; "
+                "choose partner=uniform and lam_per=example."
             )
         self._epoch_mixup: tuple[int, EpochMixup] | None = None
 
@@ -179,6 +187,21 @@ class DistillationTrainer(Trainer):
     def _current_epoch(self) -> int:
         return int(self.state.epoch or 0)
 
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Tensor | int | None]:
+        """The micro-batches of an optimizer step, with mixed pairs drawn for all of them together."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.tokens is not None and batches:
+            pairs = self._mixup(np.concatenate([batch["rows"] for batch in batches]))
+            first = 0
+            for batch in batches:
+                last = first + len(batch["rows"])
+                part = slice(*np.searchsorted(pairs.source, [first, last]))  # sources are sorted
+                batch["pairs"] = MixupPairs(pairs.source[part] - first, pairs.partner[part], pairs.lam[part])._asdict()
+                first = last
+        return batches, num_items
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -188,7 +211,7 @@ class DistillationTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, Any]:
         """The recipe's loss in training; plain cross-entropy in evaluation."""
         inputs = dict(inputs)
-        labels, rows = inputs.pop("labels"), inputs.pop("rows", None)
+        labels, rows, drawn = inputs.pop("labels"), inputs.pop("rows", None), inputs.pop("pairs", None)
         if not model.training:
             outputs = model(**inputs)
             loss = cross_entropy(outputs.logits, labels).mean()
@@ -197,8 +220,11 @@ class DistillationTrainer(Trainer):
         recipe, batch_size = self.recipe, len(labels)
         pairs, teacher_mixed = None, None
         if self.tokens is not None:
-            pairs = self._mixup(rows)
+            pairs = MixupPairs(**drawn) if drawn else self._mixup(rows)
+        if pairs is not None and len(pairs.source):
             inputs, teacher_mixed = self._with_mixed_rows(model, inputs, rows, pairs)
+        else:  # with a ratio below 1, a batch may have no mixed example
+            pairs = None
         outputs = model(**inputs)
         logits, mixed_logits = outputs.logits[:batch_size], outputs.logits[batch_size:]
 

@@ -70,8 +70,8 @@ def train_and_record(
         experiment.recipe_object(),
         args,
         train,
-        tokenizer,
         teacher=teacher,
+        processing_class=tokenizer,
         teacher_logits=None if teacher_logits is None else teacher_logits.of(task, splits["train"], train),
         teacher_dtype=torch.bfloat16 if experiment.teacher_precision == "bf16" else torch.float32,
         callbacks=[_Checkpoint(), _ReportSteps(report)],
@@ -97,7 +97,7 @@ def train_and_record(
     else:
 
         def logits_of(task: Task, split: Dataset, part: Dataset) -> Logits:
-            return predict_logits(model, part, tokenizer)
+            return predict_logits(model, part)
 
     parts = _parts(task, splits, train, experiment, data_dir)
     measurements, examples = _evaluate(parts, logits_of, None if teacher_logits is None else teacher_logits.of)
@@ -142,7 +142,6 @@ class CachedLogits:
             raise UserError(f"The teacher's model {folder} is gone; delete {folder.parent} to have it trained again.")
         self.weights = evidence.file_sha256(folder / "model.safetensors")
         self.model = load_classifier(str(folder), task.label_names).to(device)
-        self.tokenizer = load_tokenizer(str(folder))
         self.folder = store.root / "cache" / "teacher_logits"
 
     def of(self, task: Task, split: Dataset, part: Dataset) -> Logits:
@@ -154,7 +153,7 @@ class CachedLogits:
         try:
             logits = np.load(path)
         except (OSError, ValueError, EOFError):  # not there yet, or torn: it can always be computed again
-            logits = predict_logits(self.model, split, self.tokenizer)
+            logits = predict_logits(self.model, split)
             with evidence.atomic_path(path) as temporary:
                 np.save(temporary, logits)
         row_of = {example_id: row for row, example_id in enumerate(ids)}

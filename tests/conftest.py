@@ -4,6 +4,7 @@ Everything is built on the spot, from fixed seeds and without a network. Torch i
 it, so that the other packages' tests do not pay for it.
 """
 
+import gc
 import os
 import random
 import shutil
@@ -49,7 +50,7 @@ def write_corpora(folder) -> None:
 
 @pytest.fixture(scope="session")
 def vader_folder(tmp_path_factory):
-    """A folder to give as `data_dir`: learnable in a few epochs by a tiny model."""
+    """A folder to give as `data_dir`: learnable in two epochs by the tiny BERT."""
     folder = tmp_path_factory.mktemp("vader")
     write_corpora(folder)
     return folder
@@ -98,6 +99,8 @@ def tiny_bert(tmp_path_factory, tokenizer):
             model.embeddings.word_embeddings.weight[tokenizer.convert_tokens_to_ids(list(words)), :8] += 0.5 * sign
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    gc.collect()
+    gc.freeze()  # Trainer collects garbage around every training: let it not go through all of torch each time
     return folder
 
 

@@ -171,8 +171,14 @@ def test_lam_has_beta_s_moments_and_law(beta_alpha):
     assert abs(lam.mean() - 0.5) < 4.5 * np.sqrt(variance / num)
     fourth = stats.beta(beta_alpha, beta_alpha).expect(lambda x: (x - 0.5) ** 4)
     assert abs(((lam - 0.5) ** 2).mean() - variance) < 4.5 * np.sqrt((fourth - variance**2) / num)
-    assert stats.kstest(lam, stats.beta(beta_alpha, beta_alpha).cdf).pvalue > 1e-4
-    assert stats.kstest(lam, stats.beta(1.3 * beta_alpha, 1.3 * beta_alpha).cdf).pvalue < 1e-4  # control
+
+    def p_value(parameter):  # bins and not a KS test: float32 rounds many values of a small a to exactly 1
+        edges = stats.beta(parameter, parameter).ppf(np.linspace(0, 1, 11))
+        edges[[0, -1]] = -1, 2
+        return stats.chisquare(np.histogram(lam, edges)[0]).pvalue
+
+    assert p_value(beta_alpha) > 1e-4
+    assert p_value(1.3 * beta_alpha) < 1e-4  # control
 
 
 def test_uniform_partner_is_any_other_example():
@@ -243,7 +249,7 @@ def test_lam_per_batch_is_shared_by_the_batch_and_has_beta_s_law(ratio):
         lam = draws(epoch=epoch, beta_alpha=0.4, lam_per="batch", mix_ratio=ratio).pairs(rows).lam
         assert len(set(lam.tolist())) <= 1
         seen += lam[:1].tolist()
-    assert len(set(seen)) > 250
+    assert len(set(seen)) > 0.9 * len(seen) > 200
     assert stats.kstest(seen, stats.beta(0.4, 0.4).cdf).pvalue > 1e-4
     assert len(set(draws().pairs(rows).lam.tolist())) == 20  # control: per example
 

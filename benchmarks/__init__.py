@@ -1,0 +1,6 @@
+"""Speed and size of teacher and students, through pytest-benchmark: run `pytest benchmarks`, or `mixkd bench`.
+
+`subjects` are the models, `timing` times them interleaved, `size` counts and weighs them, `replay` hands measured times
+to pytest-benchmark, whose JSON (`--benchmark-json`) has in `extra_info` what `reports` reads. Options: `--store DIR`,
+`--device auto|cpu|cuda`, `--budget SECONDS`; `OMP_NUM_THREADS` sets the number of threads.
+"""

@@ -1,0 +1,188 @@
+"""Options, what is measured on which device, and the fixtures that measure it once per session."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.size import memory_shortage, size_bytes
+from benchmarks.subjects import SEED, Loaded, Subject, build, find_subjects, load, max_length, texts
+from benchmarks.timing import Case, Cell, NotRun, Timed, time_interleaved
+from mixkd.models import count_parameters
+from mixkd.progress import Progress
+from mixkd.store import Store, now, provenance
+
+CELLS = [Cell(batch_size, sequence_length) for batch_size in (1, 32) for sequence_length in (32, 128)]
+
+Models = dict[tuple[str, int], Loaded]
+Timings = dict[Case, Timed | NotRun]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What this session measures, and on what.
+
+    Attributes:
+        subjects: The teacher first.
+        device: Where the models run.
+        num_threads: Of torch on the CPU, the same for all cases.
+        unavailable: Why nothing can run on `device`; empty if it can.
+    """
+
+    subjects: list[Subject]
+    device: torch.device
+    num_threads: int
+    unavailable: str
+
+    def extra_info(self, kind: str, key: tuple[str, int], cell: Cell, loaded: Loaded | None) -> dict[str, Any]:
+        """Everything `reports` reads of a benchmark; what is not known (yet) is None."""
+        subject = next(subject for subject in self.subjects if subject.key == key)
+        parameters = embedding_parameters = on_disk = None
+        if loaded is not None:
+            parameters, embedding_parameters = count_parameters(loaded.model)
+            on_disk = size_bytes(loaded.folder)
+        is_gpu = self.device.type == "cuda" and not self.unavailable
+        return {
+            "kind": kind, "model": subject.model, "num_layers": subject.num_layers, **cell._asdict(),
+            "num_parameters": parameters, "num_embedding_parameters": embedding_parameters, "size_bytes": on_disk,
+            "flops": None, "peak_memory_bytes": None, "num_threads": self.num_threads, "dtype": "float32",
+            "device": torch.cuda.get_device_name(self.device) if is_gpu else self.device.type,
+            "p50_s": None, "p90_s": None, "p99_s": None,
+            "speedup_vs_teacher": None, "speedup_low": None, "speedup_high": None, "origin": subject.origin,
+        }  # fmt: skip
+
+
+SESSION = pytest.StashKey[Session]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("mixkd", "benchmarks of MixKD's models")
+    group.addoption("--store", default="results", help="folder of the evidence whose models are measured [%(default)s]")
+    group.addoption(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is one [%(default)s]"
+    )
+    group.addoption(
+        "--budget", type=float, default=32.0, metavar="SECONDS", help="time for the latency rounds [%(default)s]"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    requested = config.getoption("--device")
+    has_cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if requested == "cuda" or (requested == "auto" and has_cuda) else "cpu")
+    torch.set_num_threads(torch.get_num_threads())  # said aloud, it also stops MKL from choosing its own per call
+    config.stash[SESSION] = Session(
+        subjects=find_subjects(Store(config.getoption("--store"))),
+        device=device,
+        num_threads=torch.get_num_threads(),
+        unavailable="" if has_cuda or device.type == "cpu" else "this machine has no CUDA device that torch can use",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    session = config.stash[SESSION]
+    models = ", ".join(f"{subject.num_layers}-layer {subject.model}" for subject in session.subjects)
+    origin = f"from {config.getoption('--store')}" if session.subjects[0].origin == "store" else "built on the spot"
+    return f"mixkd: {models} ({origin}) on {session.device}, {session.num_threads} threads, float32"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    keys = [subject.key for subject in metafunc.config.stash[SESSION].subjects]
+    if "sequence_length" in metafunc.fixturenames:
+        metafunc.parametrize(Case._fields, [Case(*key, *cell) for cell in CELLS for key in keys])
+    else:
+        metafunc.parametrize(("model", "num_layers"), keys)
+
+
+@pytest.fixture(scope="session")
+def session(request: pytest.FixtureRequest) -> Session:
+    """What this session measures."""
+    return request.config.stash[SESSION]
+
+
+@pytest.fixture(scope="session")
+def models(session: Session) -> Iterator[Models]:
+    """The models in memory; none where the device is not available."""
+    with tempfile.TemporaryDirectory() as temporary:
+        built: dict[tuple[str, int], Path] = {}
+        if not session.unavailable and session.subjects[0].origin == "built":
+            built = build(Path(temporary))
+        yield {
+            subject.key: load(subject, subject.folder or built[subject.key], session.device)
+            for subject in session.subjects
+            if not session.unavailable
+        }
+
+
+@pytest.fixture(scope="session")
+def timings(request: pytest.FixtureRequest, session: Session, models: Models) -> Timings:
+    """Times of all latency cases that were asked for, and of the teacher beside them, measured interleaved."""
+    asked = {Case(**item.callspec.params) for item in request.session.items if "timings" in item.fixturenames}
+    cells = [cell for cell in CELLS if cell in {case.cell for case in asked}]
+    teacher = session.subjects[0].key
+    cases = [
+        case
+        for cell in cells
+        for case in (Case(*subject.key, *cell) for subject in session.subjects)
+        if case in asked or (case.model, case.num_layers) == teacher
+    ]
+    obstacles = {case: NotRun(reason) for case in cases if (reason := obstacle(session, models, case))}
+    calls = {case: forward(session, models, case) for case in cases if case not in obstacles}
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled(), Progress(1.0, "latency") as progress:
+
+        def report(share: float) -> None:
+            progress.update(share, f"{len(calls)} cases, interleaved")
+
+        return obstacles | time_interleaved(calls, request.config.getoption("--budget"), SEED, report=report)
+
+
+def obstacle(session: Session, models: Models, case: Case) -> str:
+    """Why a case cannot run; empty if it can."""
+    if session.unavailable:
+        return session.unavailable
+    model = models[case.model, case.num_layers].model
+    if case.sequence_length > max_length(model):
+        return f"the model takes at most {max_length(model)} tokens"
+    return memory_shortage(model.config, *case.cell, session.device)
+
+
+def forward(session: Session, models: Models, case: Case) -> Callable[[], Tensor]:
+    """One forward pass on texts that are already on the device, ended when the logits are there."""
+    model = models[case.model, case.num_layers].model
+    batch = {name: tensor.to(session.device) for name, tensor in texts(model.config.vocab_size, *case.cell).items()}
+
+    @torch.inference_mode()
+    def call() -> Tensor:
+        logits = model(**batch).logits
+        if session.device.type == "cuda":
+            torch.cuda.synchronize(session.device)
+        return logits
+
+    return call
+
+
+def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
+    """A case that was not run has no times: NaN (with which `--benchmark-compare` still works), of no round."""
+    for benchmark in output_json["benchmarks"]:
+        if "not_run" in benchmark["extra_info"]:
+            benchmark["stats"] |= {"rounds": 0, "total": 0.0, "data": []}
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    machine_info["versions"] = _provenance().versions
+
+
+def pytest_benchmark_update_commit_info(commit_info: dict[str, Any]) -> None:
+    """The commit of this code, whatever folder pytest was started in."""
+    commit_info.clear()
+    commit_info.update(id=_provenance().commit, dirty=_provenance().dirty)
+
+
+def _provenance() -> Any:
+    return provenance(device="", num_threads=torch.get_num_threads(), seeds={"seed": SEED}, started_at=now())

@@ -1,0 +1,172 @@
+"""Fair times: cases interleaved at random, and what may be said about them.
+
+A machine's speed drifts: it heats up, other programs come and go. Timed one after the other, two models would meet
+different machines. Here a *round* times every model of one cell (batch size and sequence length) back to back, in
+random order, and the rounds of all cells are mixed at random; the ratio of two models is estimated over rounds, in
+pairs.
+"""
+
+import gc
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Untimed calls of each case before the first timed one.
+NUM_WARMUP = 3
+MIN_ROUNDS, MAX_ROUNDS = 10, 300
+NUM_RESAMPLES = 2000
+#: What torch says on a GPU and on the CPU.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+
+
+class Cell(NamedTuple):
+    """What models are compared on."""
+
+    batch_size: int
+    sequence_length: int
+
+
+class Case(NamedTuple):
+    """One model in one cell: the parameters of a latency test, in their order."""
+
+    model: str
+    num_layers: int
+    batch_size: int
+    sequence_length: int
+
+    @property
+    def cell(self) -> Cell:
+        """The case without its model."""
+        return Cell(self.batch_size, self.sequence_length)
+
+
+class Timed(NamedTuple):
+    """Seconds of every round, shape (num_rounds,), aligned over the cases of a cell, and the last call's result."""
+
+    seconds: NDArray[np.float64]
+    result: Any
+
+
+class NotRun(NamedTuple):
+    """Why a case could not be measured."""
+
+    reason: str
+
+
+def time_interleaved(
+    calls: Mapping[Case, Callable[[], Any]],
+    budget_s: float,
+    seed: int,
+    clock: Callable[[], float] = time.perf_counter,
+    report: Callable[[float], None] = lambda share: None,
+) -> dict[Case, Timed | NotRun]:
+    """Time calls in interleaved rounds, after a warm-up.
+
+    Args:
+        calls: What to time; a call returns when its work is done (on a GPU: synchronised).
+        budget_s: Time for the rounds, shared equally by the cells; each gets MIN_ROUNDS to MAX_ROUNDS.
+        seed: Seed of the order.
+        clock: Seconds, from any origin.
+        report: Told the share that is done, between rounds.
+
+    Returns:
+        By case. A case that runs out of memory in the warm-up is not timed.
+    """
+    outcome: dict[Case, Timed | NotRun] = {}
+    cells: dict[Cell, _Rounds] = defaultdict(_Rounds)
+    for case, call in calls.items():
+        try:
+            warm_up_s = min(_seconds(call, clock)[0] for _ in range(NUM_WARMUP))
+        except RuntimeError as error:  # there is no common class for a GPU and the CPU
+            if not any(words in str(error) for words in OUT_OF_MEMORY):
+                raise
+            outcome[case] = NotRun(f"too little memory: {str(error).splitlines()[0]}")
+        else:
+            cells[case.cell].add(case, warm_up_s)
+    share_s = budget_s / max(1, len(cells))
+    order = np.random.default_rng(seed)
+    results: dict[Case, Any] = {}
+    gc.collect()
+    gc.disable()
+    try:
+        while any(left := [rounds.left(share_s) for rounds in cells.values()]):
+            # In proportion to what is left to do, the rounds of all cells spread over the whole time.
+            rounds = list(cells.values())[order.choice(len(left), p=np.array(left) / sum(left))]
+            for index in order.permutation(len(rounds.cases)):
+                case = rounds.cases[index]
+                seconds, results[case] = _seconds(calls[case], clock)
+                rounds.seconds[case].append(seconds)
+            report(1 - sum(left) / sum(each.count + n for each, n in zip(cells.values(), left, strict=True)))
+    finally:
+        gc.enable()
+    times = {case: seconds for rounds in cells.values() for case, seconds in rounds.seconds.items()}
+    return outcome | {case: Timed(np.array(seconds), results[case]) for case, seconds in times.items()}
+
+
+@dataclass
+class _Rounds:
+    """The rounds of one cell: seconds per case, round by round."""
+
+    seconds: dict[Case, list[float]] = field(default_factory=dict)
+    warm_up_s: float = 0.0
+
+    def add(self, case: Case, warm_up_s: float) -> None:
+        self.seconds[case] = []
+        self.warm_up_s += warm_up_s
+
+    @property
+    def cases(self) -> list[Case]:
+        return list(self.seconds)
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.seconds.values())))
+
+    def left(self, share_s: float) -> int:
+        """Rounds to go in `share_s` seconds, judged by those that were timed (before the first: by the warm-up)."""
+        spent_s = sum(map(sum, self.seconds.values()))
+        round_s = spent_s / self.count if self.count else self.warm_up_s
+        affordable = min(MAX_ROUNDS, max(MIN_ROUNDS, self.count + int((share_s - spent_s) / round_s)))
+        return max(0, affordable - self.count)
+
+
+def _seconds(call: Callable[[], Any], clock: Callable[[], float]) -> tuple[float, Any]:
+    start = clock()
+    result = call()
+    return clock() - start, result
+
+
+def percentile(seconds: NDArray[np.float64], share: float) -> float | None:
+    """A percentile of the times, or None where the rounds are too few to have seen it.
+
+    Enough are so many that the slowest round lies beyond the true percentile with 95 % confidence,
+    ``share**num_rounds <= 0.05``: 5 rounds for p50, 29 for p90, 299 for p99.
+    """
+    return float(np.quantile(seconds, share)) if len(seconds) >= math.log(0.05) / math.log(share) else None
+
+
+def speedup(
+    teacher_s: NDArray[np.float64], student_s: NDArray[np.float64], seed: int = 0
+) -> tuple[float, float, float]:
+    """How many times faster the student is: ratio of medians with a 95 % percentile bootstrap interval.
+
+    Rounds are resampled as pairs, so that what slows down a whole round cancels.
+
+    Args:
+        teacher_s: Seconds per round, shape (num_rounds,).
+        student_s: Seconds of the same rounds, shape (num_rounds,).
+        seed: Seed of the resampling.
+
+    Returns:
+        Estimate, low, high.
+    """
+    rows = np.random.default_rng(seed).integers(len(teacher_s), size=(NUM_RESAMPLES, len(teacher_s)))
+    ratios = np.median(teacher_s[rows], axis=1) / np.median(student_s[rows], axis=1)
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    return float(np.median(teacher_s) / np.median(student_s)), float(low), float(high)

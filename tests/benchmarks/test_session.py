@@ -1,0 +1,105 @@
+"""`pytest benchmarks` as users run it, on a tiny store and from another folder."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+EXTRA_INFO = {
+    "kind", "model", "num_layers", "batch_size", "sequence_length", "num_parameters", "num_embedding_parameters",
+    "size_bytes", "flops", "peak_memory_bytes", "num_threads", "dtype", "device", "p50_s", "p90_s", "p99_s",
+    "speedup_vs_teacher", "speedup_low", "speedup_high", "origin",
+}  # fmt: skip
+
+
+def run_benchmarks(folder, store, *options):
+    path = folder / "benchmark.json"
+    command = [sys.executable, "-m", "pytest", str(BENCHMARKS), f"--benchmark-json={path}", "--store", str(store)]
+    done = subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(path.read_text()), done.stdout
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, tiny_store):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    return run_benchmarks(folder, tiny_store.root, "--budget=0.5", "--device=cpu", "-k", "latency or student-1")
+
+
+def by_name(output):
+    return {benchmark["name"]: benchmark for benchmark in output["benchmarks"]}
+
+
+def test_every_case_is_in_the_json_with_everything_the_reports_read(measured):
+    cases = by_name(measured[0])
+    latency = {
+        f"test_latency[{m}-{b}-{n}]"
+        for m in ("teacher-4", "student-2", "student-1")
+        for b in (1, 32)
+        for n in (32, 128)
+    }
+    assert set(cases) == latency | {"test_size[student-1]"}
+    for case in cases.values():
+        assert set(case["extra_info"]) - {"not_run"} == EXTRA_INFO
+        assert case["extra_info"]["origin"] == "store"
+
+
+def test_times_are_measured_rounds_and_the_ratio_is_that_of_the_medians(measured):
+    cases = by_name(measured[0])
+    teacher, student = cases["test_latency[teacher-4-32-32]"], cases["test_latency[student-1-32-32]"]
+    for case in (teacher, student):
+        assert len(set(case["stats"]["data"])) == case["stats"]["rounds"] >= 10
+        assert case["extra_info"]["p50_s"] == pytest.approx(case["stats"]["median"])
+    info = student["extra_info"]
+    assert info["speedup_vs_teacher"] == pytest.approx(teacher["stats"]["median"] / student["stats"]["median"])
+    assert info["speedup_low"] <= info["speedup_vs_teacher"] <= info["speedup_high"]
+    assert teacher["extra_info"]["speedup_vs_teacher"] is None
+    assert info["flops"] == 32 * cases["test_latency[student-1-1-32]"]["extra_info"]["flops"]
+
+
+def test_a_case_that_cannot_run_is_in_the_json_with_its_reason(measured):
+    output, text = measured
+    case = by_name(output)["test_latency[student-1-1-128]"]
+    assert case["extra_info"]["not_run"] == "the model takes at most 64 tokens"
+    assert case["stats"]["rounds"] == 0 and math.isnan(case["stats"]["median"])
+    assert "7 passed, 6 skipped" in text
+
+
+def test_size_is_measured(measured):
+    info = by_name(measured[0])["test_size[student-1]"]["extra_info"]
+    assert info["size_bytes"] < info["peak_memory_bytes"]
+    assert 0 < info["num_embedding_parameters"] < info["num_parameters"]
+
+
+def test_the_commit_is_that_of_the_code_not_of_the_folder_pytest_ran_in(measured):
+    from mixkd.store import now, provenance
+
+    here = provenance(device="cpu", num_threads=1, seeds={}, started_at=now())
+    assert measured[0]["commit_info"]["id"] == here.commit
+    assert measured[0]["machine_info"]["versions"] == here.versions
+
+
+def test_without_the_device_that_was_asked_for_nothing_is_measured_and_the_json_says_why(tmp_path, tiny_store):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without CUDA")
+    output, _ = run_benchmarks(tmp_path, tiny_store.root, "--device=cuda")
+    assert len(output["benchmarks"]) == 15
+    for case in output["benchmarks"]:
+        assert case["extra_info"]["not_run"] == "this machine has no CUDA device that torch can use"
+        assert case["extra_info"]["device"] == "cuda"
+        assert set(case["extra_info"]) == EXTRA_INFO | {"not_run"}
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(tmp_path, tiny_store):
+    output, _ = run_benchmarks(tmp_path, tiny_store.root, "--budget=1", "--device=cuda")
+    cases = by_name(output)
+    assert cases["test_latency[student-2-32-32]"]["extra_info"]["p50_s"] > 0
+    assert cases["test_size[teacher-4]"]["extra_info"]["peak_memory_bytes"] > 0

@@ -1,0 +1,86 @@
+import pytest
+
+from benchmarks.subjects import MINILM, Subject, check_logits, find_subjects, load, texts
+
+
+def test_an_empty_store_leaves_minilms_architecture_to_be_built(tmp_path):
+    from mixkd.store import Store
+
+    subjects = find_subjects(Store(tmp_path / "nothing"))
+    assert subjects == [Subject("teacher", 6), Subject("student", 3), Subject("student", 1)]
+    assert {subject.origin for subject in subjects} == {"built"}
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_minilms_architecture_is_that_of_the_embedded_teacher():
+    """22.7M parameters, of which 11.9M are embeddings: see all-MiniLM-L6-v2."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from mixkd.models import count_parameters
+
+    with torch.device("meta"):
+        model = BertForSequenceClassification(BertConfig(**MINILM))
+    head = 384 * 2 + 2
+    assert count_parameters(model) == (22_713_216 + head, 11_918_592)
+
+
+def test_the_store_gives_the_teacher_of_the_students_and_one_student_per_number_of_layers(tiny_store):
+    store = tiny_store.store
+    teacher, *students = find_subjects(store)
+    assert teacher == Subject("teacher", 4, store.model_dir(tiny_store.teacher))
+    assert [student.key for student in students] == [("student", 2), ("student", 1)]
+    assert students[0].folder in [store.model_dir(run_id) for run_id in tiny_store.students[:2]]
+    assert students[1].folder == store.model_dir(tiny_store.students[2])
+    assert {subject.origin for subject in [teacher, *students]} == {"store"}
+
+
+def test_runs_whose_teacher_is_gone_are_not_measured(tiny_store, tmp_path):
+    import shutil
+
+    from mixkd.store import Store
+
+    shutil.copytree(tiny_store.root, tmp_path / "store")
+    store = Store(tmp_path / "store")
+    shutil.rmtree(store.model_dir(tiny_store.teacher))
+    assert {subject.origin for subject in find_subjects(store)} == {"built"}
+
+
+@pytest.fixture
+def loaded(tiny_store):
+    import torch
+
+    return load(find_subjects(tiny_store.store)[0], tiny_store.store.model_dir(tiny_store.teacher), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 9])
+def test_right_logits_pass_and_wrong_ones_fail(loaded, batch_size):
+    import torch
+
+    batch = texts(loaded.model.config.vocab_size, batch_size, 16)
+    with torch.inference_mode():
+        logits = loaded.model(**batch).logits
+    check_logits(logits, loaded.reference, batch)
+    with pytest.raises(AssertionError, match="not close"):
+        check_logits(logits * 1.001, loaded.reference, batch)
+    with pytest.raises(AssertionError, match="finite"):
+        check_logits(logits * torch.nan, loaded.reference, batch)
+
+
+def test_another_models_logits_fail(loaded):
+    import torch
+
+    batch = texts(loaded.model.config.vocab_size, 4, 16)
+    with torch.inference_mode():
+        layers = loaded.model.bert.encoder.layer
+        loaded.model.bert.encoder.layer = layers[:-1]
+        logits = loaded.model(**batch).logits
+    with pytest.raises(AssertionError, match="not close"):
+        check_logits(logits, loaded.reference, batch)
+
+
+def test_texts_are_the_same_at_every_call_and_differ_within_a_batch():
+    first, second = texts(1000, 4, 16), texts(1000, 4, 16)
+    assert (first["input_ids"] == second["input_ids"]).all()
+    assert len(first["input_ids"].unique(dim=0)) == 4
+    assert first["attention_mask"].all()
