@@ -59,11 +59,11 @@ class Experiment(BaseModel):
         teacher_precision: Of the teacher's forward over mixed examples.
         init_seed: Seed of new weights and of dropout.
         data_seed: Seed of the subset, of the order and of mixup.
-        data_fingerprint: Hash of the task's texts, labels and splits; filled in by `run`.
+        data_fingerprint: Hash of texts, labels and splits of the task and its shifted tasks; filled in by `run`.
         teacher_fingerprint: What identifies the teacher's pretrained weights; filled in by `run`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     task: str = "vader-movie"
     train_fraction: float = Field(1.0, gt=0, le=1)
@@ -129,6 +129,8 @@ class Experiment(BaseModel):
         if values.get("student_layers") is None:
             unused += [key for key in cls.model_fields if key.startswith("teacher_") and key != "teacher_fingerprint"]
             unused += ["init", "init_from"]
+        if values.get("init") == "random":
+            unused += ["init_from"]
         return {key: value for key, value in values.items() if key not in unused}
 
     @model_validator(mode="after")
@@ -173,15 +175,19 @@ class Experiment(BaseModel):
         return f"{self.task} {self.recipe}, {self.student_layers} layers, {share}, seed {self.init_seed}"
 
 
-def pin(experiment: Experiment, task: Task) -> Experiment:
+def pin(experiment: Experiment, data_dir: str | Path | None = None) -> Experiment:
     """The experiment with the content of its data and of its teacher in place of where they are read from."""
     from mixkd.models import checkpoint_fingerprint
+    from mixkd.tasks import load_task
 
+    task = load_task(experiment.task, data_dir)
+    fingerprints = {name: load_task(name, data_dir).fingerprint for name in (task.name, *task.shifted)}
+    folder = Path(experiment.teacher).expanduser()
     return experiment.model_copy(
         update={
-            "data_fingerprint": task.fingerprint,
+            "data_fingerprint": content_id(fingerprints),
             "teacher_fingerprint": checkpoint_fingerprint(experiment.teacher),
-            "teacher": Path(experiment.teacher).name if Path(experiment.teacher).is_dir() else experiment.teacher,
+            "teacher": folder.name if folder.is_dir() else experiment.teacher,
         }
     )
 
@@ -216,7 +222,7 @@ def run(
 
     if isinstance(store, str | Path):
         store = Store(store)
-    pinned = pin(experiment, load_task(experiment.task, data_dir))
+    pinned = pin(experiment, data_dir)
     run_id = content_id(pinned.identity())
     report = report or (lambda share, message: None)
     if not force and (record := store.load_run(run_id)):

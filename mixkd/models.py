@@ -108,9 +108,7 @@ def load_classifier(name: str, label_names: Sequence[str], seed: int = 0) -> Pre
     # A checkpoint without a head, or without the pooler that belongs to it, is how a pretrained model comes.
     body = [key for key in loading["missing_keys"] if key.startswith(model.base_model_prefix) and "pooler" not in key]
     if body:
-        raise UserError(
-            f"{name} lacks weights that its config.json asks for ({body[0]}, ...); give a whole one."
-        )
+        raise UserError(f"{name} lacks weights that its config.json asks for ({body[0]}, ...); give a whole one.")
     return model.eval()
 
 

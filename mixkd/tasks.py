@@ -32,6 +32,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -164,13 +165,19 @@ def load_task(name: str, data_dir: str | Path | None = None) -> Task:
     Raises:
         UserError: If the name is unknown or the data is missing, damaged or too little.
     """
-    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-
     if name not in _SPECS:
         raise UserError(f"There is no task {name!r}: choose one of {', '.join(TASK_NAMES)}.")
-    spec = _SPECS[name]
     folder = assets.fetch("vader") if data_dir is None else Path(data_dir)
-    path = folder / f"{spec.corpus}_GroundTruth.txt"
+    path = folder / f"{_SPECS[name].corpus}_GroundTruth.txt"
+    return _load_task(name, path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@lru_cache(maxsize=32)
+def _load_task(name: str, path: Path, modified_ns: int) -> Task:
+    """`load_task`, once per process as long as the file is not changed."""
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+    spec = _SPECS[name]
     splits: dict[str, list[_Sentence]] = {split: [] for split in SPLITS}
     for sentence in _distinct(_read_sentences(path)):
         splits[_split_of(sentence)].append(sentence)

@@ -82,8 +82,8 @@ def train_and_record(
             trainer.train(resume_from_checkpoint=_last_checkpoint(Path(args.output_dir)))
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"The device ran out of memory in {experiment.label()}; raise --gradient_accumulation_steps, which "
-                "does not change the numbers, or lower --max_length."
+                f"The device ran out of memory in {experiment.label()}; raise --gradient_accumulation_steps or "
+                "lower --max_length."
             ) from error
     if trainer.is_world_process_zero():
         with evidence.atomic_path(store.model_dir(run_id)) as folder:
@@ -95,9 +95,11 @@ def train_and_record(
     if teacher_logits is None:  # a teacher's own logits are what its students will ask for
         logits_of = CachedLogits(store, run_id, task, args.device).of
     else:
+        # What is measured is the checkpoint as others will load it: in float32, without Trainer's autocast.
+        student = load_classifier(str(store.model_dir(run_id)), task.label_names).to(args.device)
 
         def logits_of(task: Task, split: Dataset, part: Dataset) -> Logits:
-            return predict_logits(model, part)
+            return predict_logits(student, part)
 
     parts = _parts(task, splits, train, experiment, data_dir)
     measurements, examples = _evaluate(parts, logits_of, None if teacher_logits is None else teacher_logits.of)
@@ -120,7 +122,7 @@ def train_and_record(
             started_at=started_at,
         ),
         measurements=measurements,
-        history=[_numbers(entry) for entry in trainer.state.log_history if "loss" in entry],
+        history=_history_by_epoch(trainer.state.log_history),
     )
     if trainer.is_world_process_zero():
         with evidence.atomic_path(store.run_dir(run_id) / "examples.parquet") as path:
@@ -255,7 +257,7 @@ class _Checkpoint(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if time.monotonic() - self.last > CHECKPOINT_INTERVAL_S:
-            control.should_save = True
+            control.should_log = control.should_save = True  # the mean loss since the last entry is not in a checkpoint
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.last = time.monotonic()
@@ -293,8 +295,23 @@ def _tokenized(task: Task, experiment: Experiment) -> dict[str, Dataset]:
     return _TOKENIZED[key]
 
 
-def _numbers(entry: dict[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in entry.items() if isinstance(value, int | float)}
+def _history_by_epoch(log: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The mean loss of every epoch, whose steps are in several entries if a checkpoint was saved inside it."""
+    history: dict[int, dict[str, float]] = {}
+    last_step = 0
+    for entry in (entry for entry in log if "loss" in entry):
+        epoch, num_steps = math.ceil(entry["epoch"]), entry["step"] - last_step
+        before = history.get(epoch, {"loss": 0.0, "num_steps": 0.0})
+        total_steps = before["num_steps"] + num_steps
+        history[epoch] = {
+            "epoch": float(epoch),
+            "num_steps": total_steps,
+            "loss": (before["loss"] * before["num_steps"] + float(entry["loss"]) * num_steps) / total_steps,
+            "learning_rate": float(entry["learning_rate"]),
+            "grad_norm": float(entry["grad_norm"]),
+        }
+        last_step = entry["step"]
+    return list(history.values())
 
 
 def _device_name(device: torch.device) -> str:

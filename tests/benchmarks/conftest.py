@@ -23,7 +23,7 @@ def save_run(store, experiment, model):
 
 
 @pytest.fixture(scope="session")
-def tiny_store(tmp_path_factory, tiny_bert):
+def tiny_store(tmp_path_factory, tiny_bert, vader_folder):
     """A store with a 4-layer teacher, students of 2 layers (two of them) and 1, and a teacher without students.
 
     The attributes `teacher` and `students` are run ids; pinning is that of `mixkd.run`.
@@ -32,7 +32,6 @@ def tiny_store(tmp_path_factory, tiny_bert):
     from mixkd.models import build_student, load_classifier
     from mixkd.store import Store
 
-    task = SimpleNamespace(fingerprint="of-the-data")
     store = Store(tmp_path_factory.mktemp("store"))
     model = load_classifier(str(tiny_bert), ["negative", "positive"])
     settings = {"teacher": str(tiny_bert), "teacher_num_epochs": 2, "teacher_seed": 5}
@@ -40,9 +39,9 @@ def tiny_store(tmp_path_factory, tiny_bert):
         Experiment(**settings, student_layers=layers, recipe="kd", seed=seed)
         for layers, seed in ((2, 0), (2, 1), (1, 0))
     ]
-    teacher = save_run(store, pin(students[0].teacher_experiment(), task), model)
-    save_run(store, pin(Experiment(teacher=str(tiny_bert), seed=6), task), model)
+    teacher = save_run(store, pin(students[0].teacher_experiment(), vader_folder), model)
+    save_run(store, pin(Experiment(teacher=str(tiny_bert), seed=6), vader_folder), model)
     student_ids = [
-        save_run(store, pin(student, task), build_student(model, student.student_layers)) for student in students
+        save_run(store, pin(student, vader_folder), build_student(model, student.student_layers)) for student in students
     ]
     return SimpleNamespace(store=store, root=store.root, teacher=teacher, students=student_ids)

@@ -1,0 +1,193 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mixkd import experiment as experiment_module
+from mixkd import suite as suite_module
+from mixkd.experiment import Experiment
+from mixkd.store import Store, UserError
+from mixkd.suite import Suite, cost, load_suite, run_suite, suite_names
+
+SHIPPED = Path(suite_module.__file__).parent / "suites"
+
+
+def write(folder, text):
+    path = folder / "suite.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+# ---- files ----
+
+
+def test_every_shipped_suite_is_found():
+    assert suite_names() == sorted(path.stem for path in SHIPPED.iterdir()) and "quick" in suite_names()
+
+
+@pytest.mark.parametrize("name", [path.stem for path in SHIPPED.glob("*.yaml")])
+def test_every_shipped_suite_parses_and_expands(name):
+    suite = load_suite(name)
+    expanded = suite.expand()
+    assert suite.name == name and suite.description
+    assert expanded and len(set(expanded)) == len(expanded)
+    for experiment in expanded:
+        assert Experiment(**experiment.identity()) == experiment
+        if experiment.student_layers is not None:
+            assert experiment.teacher_experiment().student_layers is None
+
+
+def test_quick_is_what_the_issue_asks_for():
+    """The teacher once; ft, kd, tmkd, sm and sm+tmkd at limited data, with at least 3 paired seeds."""
+    expanded = load_suite("quick").expand()
+    assert {e.recipe for e in expanded} == {"ft", "kd", "tmkd", "sm", "sm+tmkd"}
+    assert len({e.teacher_experiment() for e in expanded}) == 1
+    assert all(e.train_fraction < 1 and e.student_layers == 3 and e.init_seed == e.data_seed for e in expanded)
+    seeds = {recipe: {e.init_seed for e in expanded if e.recipe == recipe} for recipe in ("ft", "kd", "tmkd", "sm", "sm+tmkd")}
+    assert len(next(iter(seeds.values()))) >= 3 and len(set(map(frozenset, seeds.values()))) == 1
+
+
+def test_lists_are_crossed_in_the_order_of_the_file():
+    suite = Suite(name="s", description="d", experiments=[
+        {"student_layers": 2, "recipe": ["kd", "ft"], "seed": [1, 0]},
+        {"student_layers": 3, "init": ["last", [0, 2, 4]], "recipe": "sm"},
+        {"student_layers": 2, "recipe": "ft", "seed": 0, "beta_alpha": 0.4},  # once more: ft does not mix
+    ])  # fmt: skip
+    found = [(e.student_layers, e.recipe, e.init_seed, e.init) for e in suite.expand()]
+    assert found == [
+        (2, "kd", 1, "first"), (2, "kd", 0, "first"), (2, "ft", 1, "first"), (2, "ft", 0, "first"),
+        (3, "sm", 0, "last"), (3, "sm", 0, (0, 2, 4)),
+    ]  # fmt: skip
+
+
+def test_a_suite_of_one_s_own(tmp_path):
+    path = write(tmp_path, "name: mine\ndescription: é\nexperiments:\n- {recipe: ft, student_layers: 2, seed: [0, 1]}\n")
+    assert [e.init_seed for e in load_suite(path).expand()] == [0, 1]
+
+
+BLOCK = "name: a\ndescription: b\nexperiments:\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", "is not valid YAML: .*line 1"),
+        ("", "is not a valid suite"),
+        ("- 1", "is not a valid suite"),
+        ("name: a\ndescription: b\n", "experiments Field required"),
+        (BLOCK + "  []", "at least one block"),
+        (BLOCK + "- 3", "experiments.0 "),
+        (BLOCK + "- {1: 2}", "experiments.0"),
+        (BLOCK + "- {recipe: mixkd}", "no recipe 'mixkd'"),
+        (BLOCK + "- {recipe: [ft, kd], student_layers: 2, kd_weight: 1.0}", "recipe ft has no kd term"),
+        (BLOCK + "- {recipee: ft}", "recipee Extra inputs"),
+        (BLOCK + "- {recipe: ft, train_fraction: [0.5, 2]}", "train_fraction Input should be less"),
+        (BLOCK + "- {recipe: []}", "recipe"),
+        (BLOCK + "- {}\njobs: 3", "jobs Extra inputs"),
+        (b"name: \xff\xfe", "suite.yaml"),
+    ],
+)
+def test_wrong_files(tmp_path, text, message):
+    with pytest.raises(UserError, match=message) as raised:
+        load_suite(write(tmp_path, text))
+    assert "suite.yaml" in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_missing_files(tmp_path):
+    for name in ("quik", str(tmp_path / "none.yaml"), str(tmp_path)):
+        with pytest.raises(UserError, match="There is no suite .*; give one of .*quick.* or a path to a YAML file"):
+            load_suite(name)
+
+
+# ---- runs ----
+
+
+@pytest.fixture
+def small(experiment, tmp_path):
+    """A file with two recipes and two seeds on the tiny BERT."""
+    settings = experiment(recipe="sm").model_dump(exclude_defaults=True, mode="json")
+    block = settings | {"recipe": ["sm", "kd"], "init_seed": [1, 0], "num_epochs": 1}
+    block.pop("sm_weight", None)
+    return load_suite(write(tmp_path, yaml.safe_dump({"name": "small", "description": "tiny", "experiments": [block]})))
+
+
+def expected_order(suite):
+    return [(None, "ft", 0), *((e.student_layers, e.recipe, e.init_seed) for e in suite.expand())]
+
+
+def order(records):
+    names = ("student_layers", "recipe", "init_seed")
+    return [tuple(record.experiment[name] for name in names) for record in records]
+
+
+def test_suite_in_turn(small, tmp_path, vader_folder, capsys):
+    """Teacher first, students in the file's order; a line for each, with the remaining time until the last."""
+    store = Store(tmp_path / "results")
+    records = run_suite(small, store, data_dir=vader_folder, jobs=1)
+    assert order(records) == expected_order(small) and len(small.expand()) == 4
+    assert {r.run_id for r in store.runs()[0]} == {r.run_id for r in records}
+    lines = [line for line in capsys.readouterr().err.splitlines() if "test score" in line]
+    assert len(lines) == 5
+    assert all(re.match(r"suite small +\d+%, \d+ s left: .* test score 0\.\d{3} \(\d+ s\)$", line) for line in lines[:-1])
+    assert re.match(r"suite small 100%: .*sm|suite small 100%: .*kd", lines[-1])
+    shares = [int(re.search(r"(\d+)%", line)[1]) for line in lines]
+    assert shares == sorted(shares) and len(set(shares)) == 5
+
+
+def test_a_finished_suite_is_read(small, tmp_path, vader_folder, monkeypatch, capsys):
+    first = run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1)
+    monkeypatch.setattr("mixkd.training.train_and_record", lambda *args, **kwargs: pytest.fail("trained again"))
+    assert run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1) == first
+    assert capsys.readouterr().err.count("already in the store") == 5
+
+
+def test_an_interrupted_suite_goes_on_and_its_estimate_counts_new_work_only(
+    small, tmp_path, vader_folder, monkeypatch, capsys
+):
+    original, trained = experiment_module.run, []
+
+    def stop_at_the_third(experiment, *args, **kwargs):
+        trained.append(experiment)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return original(experiment, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suite_module, "run", stop_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1)
+    assert len(Store(tmp_path / "results").runs()[0]) == 2
+    capsys.readouterr()
+    records = run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1)
+    assert order(records) == expected_order(small)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "test score" in line]
+    assert ["already in the store" in line for line in lines] == [True, True, False, False, False]
+
+
+def test_two_at_a_time_give_the_same_measurements(small, tmp_path, vader_folder, capsys):
+    in_turn = run_suite(small, tmp_path / "in turn", data_dir=vader_folder, jobs=1)
+    at_once = run_suite(small, tmp_path / "at once", data_dir=vader_folder, jobs=2)
+    assert order(at_once) == order(in_turn)
+    assert [r.measurements for r in at_once] == [r.measurements for r in in_turn]
+    assert [r.run_id for r in at_once] == [r.run_id for r in in_turn]
+    assert all(r.provenance.num_threads == 1 for r in at_once)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "test score" in line][5:]
+    assert len(lines) == 5 and all(" left: " in line for line in lines[:-1])
+
+
+def test_an_error_of_a_run_ends_the_suite(small, tmp_path, vader_folder):
+    broken = Suite(name="broken", description="d", experiments=[
+        block | {"teacher_learning_rate": 1e-9} for block in small.experiments
+    ])  # fmt: skip
+    with pytest.raises(UserError, match="no better than"):
+        run_suite(broken, tmp_path / "results", data_dir=vader_folder, jobs=1)
+
+
+def test_cost_grows_with_the_work():
+    settings = {"recipe": "ft", "student_layers": 3}
+    base = cost(Experiment(**settings))
+    for changes in ({"num_epochs": 20}, {"student_layers": 6}, {"recipe": "sm"}, {"recipe": "tmkd"}):
+        assert cost(Experiment(**(settings | changes))) > base
+    assert cost(Experiment(**settings, train_fraction=0.1)) < base
+    assert cost(Experiment(**(settings | {"recipe": "tmkd"}))) > cost(Experiment(**(settings | {"recipe": "sm"})))
