@@ -133,7 +133,7 @@ def theory(studies: list[str], output: str = "results", jobs: int | None = None,
             Store(output),
             num_jobs=jobs or os.cpu_count() or 1,
             force=force,
-            report=lambda done, total, label: progress.line(done / total, label),
+            report=lambda done, total, label: progress.line(done / max(total, 1), label),
         )
 
 

@@ -114,7 +114,8 @@ def run_python(code):
 
 
 def heavy_modules(modules):
-    code = f"import sys, {modules}; print([m for m in ('torch', 'transformers', 'pandas', 'datasets') if m in sys.modules])"
+    heavy = ("torch", "transformers", "pandas", "datasets")
+    code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     return run_python(code).strip()
 
 

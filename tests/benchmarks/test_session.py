@@ -53,7 +53,8 @@ def test_times_are_measured_rounds_and_the_ratio_is_that_of_the_medians(measured
     cases = by_name(measured[0])
     teacher, student = cases["test_latency[teacher-4-32-32]"], cases["test_latency[student-1-32-32]"]
     for case in (teacher, student):
-        assert len(set(case["stats"]["data"])) == case["stats"]["rounds"] >= 10
+        assert len(case["stats"]["data"]) == case["stats"]["rounds"] >= 10
+        assert len(set(case["stats"]["data"])) > 5  # a clock's ticks may coincide now and then
         assert case["extra_info"]["p50_s"] == pytest.approx(case["stats"]["median"])
     info = student["extra_info"]
     assert info["speedup_vs_teacher"] == pytest.approx(teacher["stats"]["median"] / student["stats"]["median"])

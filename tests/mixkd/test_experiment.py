@@ -77,8 +77,9 @@ def test_settings_that_a_recipe_does_not_use_do_not_change_its_id(recipe, change
 
 
 @pytest.mark.parametrize(
-    "changes", [{"teacher_num_epochs": 9}, {"teacher_learning_rate": 1.0}, {"teacher_seed": 3}, {"teacher_batch_size": 1},
-                {"teacher_fraction": 0.5}, {"init": "last"}, {"init_from": "teacher"}, {"teacher_precision": "bf16"}]
+    "changes",
+    [{"teacher_num_epochs": 9}, {"teacher_learning_rate": 1.0}, {"teacher_seed": 3}, {"teacher_batch_size": 1},
+     {"teacher_fraction": 0.5}, {"init": "last"}, {"init_from": "teacher"}, {"teacher_precision": "bf16"}],
 )  # fmt: skip
 def test_a_teacher_has_no_teacher_and_no_choice_of_layers(changes):
     assert run_id(**changes) == run_id()
@@ -131,7 +132,9 @@ def test_wrong_settings(settings, message):
         Experiment(**settings)
 
 
-def test_where_data_and_teacher_are_read_from_is_not_part_of_the_identity(experiment, vader_folder, tiny_bert, tmp_path):
+def test_where_data_and_teacher_are_read_from_is_not_part_of_the_identity(
+    experiment, vader_folder, tiny_bert, tmp_path
+):
     data, model = (shutil.copytree(source, tmp_path / source.name) for source in (vader_folder, tiny_bert))
     here, there = (
         pin(experiment(teacher=str(teacher)), folder).identity()
@@ -234,7 +237,9 @@ def plain_logits(folder, task, split):
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     columns = [task.dataset[split][column] for column in task.text_columns]
     with torch.inference_mode():
-        return torch.cat([model(**tokenizer(*texts, return_tensors="pt")).logits for texts in zip(*columns, strict=True)])
+        return torch.cat(
+            [model(**tokenizer(*texts, return_tensors="pt")).logits for texts in zip(*columns, strict=True)]
+        )
 
 
 def test_measurements_follow_from_the_checkpoints_loaded_plainly(finished, examples, vader_folder):
@@ -265,9 +270,10 @@ def test_parameters_are_counted(finished):
     model = AutoModelForSequenceClassification.from_pretrained(store.model_dir(record.run_id))
     assert record.measurements["num_parameters"] == model.num_parameters()
     assert model.config.num_hidden_layers == 2
-    assert record.measurements["num_embedding_parameters"] == model.bert.embeddings.word_embeddings.weight.numel() + (
-        64 + 2 + 2
-    ) * 32
+    assert (
+        record.measurements["num_embedding_parameters"]
+        == model.bert.embeddings.word_embeddings.weight.numel() + (64 + 2 + 2) * 32
+    )
 
 
 # ---- reuse ----
@@ -621,8 +627,11 @@ def test_the_teacher_is_asked_once_per_split(experiment, store, vader_folder, mo
     assert set(asked) == {2}  # training the teacher left its logits in the cache
 
 
-@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-40], lambda content: content[:60],
-                                    lambda content: b"torn" * 99], ids=["empty", "cut", "header", "foreign"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: b"", lambda content: content[:-40], lambda content: content[:60], lambda content: b"torn" * 99],
+    ids=["empty", "cut", "header", "foreign"],
+)
 def test_torn_files_of_the_cache_are_computed_again(experiment, store, vader_folder, tmp_path, damage):
     other = Store(shutil.copytree(store.root, tmp_path / "other"))
     expected = run(experiment(recipe="kd"), other, data_dir=vader_folder).measurements

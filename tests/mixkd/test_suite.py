@@ -1,4 +1,5 @@
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,10 @@ def test_quick_is_what_the_issue_asks_for():
     assert {e.recipe for e in expanded} == {"ft", "kd", "tmkd", "sm", "sm+tmkd"}
     assert len({e.teacher_experiment() for e in expanded}) == 1
     assert all(e.train_fraction < 1 and e.student_layers == 3 and e.init_seed == e.data_seed for e in expanded)
-    seeds = {recipe: {e.init_seed for e in expanded if e.recipe == recipe} for recipe in ("ft", "kd", "tmkd", "sm", "sm+tmkd")}
+    seeds = {
+        recipe: {e.init_seed for e in expanded if e.recipe == recipe}
+        for recipe in ("ft", "kd", "tmkd", "sm", "sm+tmkd")
+    }
     assert len(next(iter(seeds.values()))) >= 3 and len(set(map(frozenset, seeds.values()))) == 1
 
 
@@ -62,7 +66,9 @@ def test_lists_are_crossed_in_the_order_of_the_file():
 
 
 def test_a_suite_of_one_s_own(tmp_path):
-    path = write(tmp_path, "name: mine\ndescription: é\nexperiments:\n- {recipe: ft, student_layers: 2, seed: [0, 1]}\n")
+    path = write(
+        tmp_path, "name: mine\ndescription: é\nexperiments:\n- {recipe: ft, student_layers: 2, seed: [0, 1]}\n"
+    )
     assert [e.init_seed for e in load_suite(path).expand()] == [0, 1]
 
 
@@ -129,22 +135,28 @@ def test_suite_in_turn(small, tmp_path, vader_folder, capsys):
     assert {r.run_id for r in store.runs()[0]} == {r.run_id for r in records}
     lines = [line for line in capsys.readouterr().err.splitlines() if "test score" in line]
     assert len(lines) == 5
-    assert all(re.match(r"suite small +\d+%, \d+ s left: .* test score 0\.\d{3} \(\d+ s\)$", line) for line in lines[:-1])
+    assert all(
+        re.match(r"suite small +\d+%, \d+ s left: .* test score 0\.\d{3} \(\d+ s\)$", line) for line in lines[:-1]
+    )
     assert re.match(r"suite small 100%: .*sm|suite small 100%: .*kd", lines[-1])
     shares = [int(re.search(r"(\d+)%", line)[1]) for line in lines]
     assert shares == sorted(shares) and len(set(shares)) == 5
 
 
+def let_time_pass():
+    """The tiny runs are over within the second that records are dated by."""
+    time.sleep(1.1)
+
+
 def test_a_finished_suite_is_read(small, tmp_path, vader_folder, monkeypatch, capsys):
     first = run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1)
+    let_time_pass()
     monkeypatch.setattr("mixkd.training.train_and_record", lambda *args, **kwargs: pytest.fail("trained again"))
     assert run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1) == first
     assert capsys.readouterr().err.count("already in the store") == 5
 
 
-def test_an_interrupted_suite_goes_on_and_its_estimate_counts_new_work_only(
-    small, tmp_path, vader_folder, monkeypatch, capsys
-):
+def test_an_interrupted_suite_goes_on_and_its_estimate_counts_new_work_only(small, tmp_path, vader_folder, capsys):
     original, trained = experiment_module.run, []
 
     def stop_at_the_third(experiment, *args, **kwargs):
@@ -159,10 +171,12 @@ def test_an_interrupted_suite_goes_on_and_its_estimate_counts_new_work_only(
             run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1)
     assert len(Store(tmp_path / "results").runs()[0]) == 2
     capsys.readouterr()
+    let_time_pass()
     records = run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1)
     assert order(records) == expected_order(small)
     lines = [line for line in capsys.readouterr().err.splitlines() if "test score" in line]
     assert ["already in the store" in line for line in lines] == [True, True, False, False, False]
+    assert [" left: " in line for line in lines] == [False, False, True, True, False]
 
 
 def test_two_at_a_time_give_the_same_measurements(small, tmp_path, vader_folder, capsys):

@@ -440,8 +440,14 @@ def test_public_api_as_documented(tmp_path, tiny_bert, tokenizer):
         str(tmp_path), num_train_epochs=2, eval_strategy="epoch", report_to="none", use_cpu=True, save_strategy="no",
         learning_rate=1e-3, disable_tqdm=True,
     )  # fmt: skip
-    trainer = mixkd.DistillationTrainer(model=student, teacher=teacher, recipe=mixkd.recipe("sm+tmkd"),
-                                        args=training_arguments, train_dataset=dataset, eval_dataset=dataset)  # fmt: skip
+    trainer = mixkd.DistillationTrainer(
+        model=student,
+        teacher=teacher,
+        recipe=mixkd.recipe("sm+tmkd"),
+        args=training_arguments,
+        train_dataset=dataset,
+        eval_dataset=dataset,
+    )
     trainer.train()
     assert trainer.state.global_step == 8
     losses = [float(entry["eval_loss"]) for entry in trainer.state.log_history if "eval_loss" in entry]
