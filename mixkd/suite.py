@@ -42,6 +42,8 @@ class Suite(BaseModel):
     def _not_empty(cls, blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not blocks:
             raise ValueError("a suite needs at least one block of experiments")
+        for key in (key for block in blocks for key, value in block.items() if value == []):
+            raise ValueError(f"{key} is an empty list; give it a value, or leave it out")
         return blocks
 
     def expand(self) -> list[Experiment]:
@@ -68,7 +70,10 @@ def load_suite(name_or_path: str) -> Suite:
     if name_or_path in suite_names():
         text = (_shipped() / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     elif Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text(encoding="utf-8")
+        try:
+            text = Path(name_or_path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{name_or_path} cannot be read as UTF-8 text: {error}.") from error
     else:
         raise UserError(
             f"There is no suite {name_or_path!r}; give one of {', '.join(suite_names())} or a path to a YAML file."
