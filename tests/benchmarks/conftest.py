@@ -42,6 +42,7 @@ def tiny_store(tmp_path_factory, tiny_bert, vader_folder):
     teacher = save_run(store, pin(students[0].teacher_experiment(), vader_folder), model)
     save_run(store, pin(Experiment(teacher=str(tiny_bert), seed=6), vader_folder), model)
     student_ids = [
-        save_run(store, pin(student, vader_folder), build_student(model, student.student_layers)) for student in students
+        save_run(store, pin(student, vader_folder), build_student(model, student.student_layers))
+        for student in students
     ]
     return SimpleNamespace(store=store, root=store.root, teacher=teacher, students=student_ids)

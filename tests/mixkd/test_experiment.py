@@ -257,12 +257,14 @@ def test_measurements_follow_from_the_checkpoints_loaded_plainly(finished, examp
 
 def test_pipeline_answers_with_the_label_names(finished, examples, vader_folder):
     store, record, _ = finished
-    task, folder = load_task("vader-movie", vader_folder), str(store.model_dir(record.run_id))
-    answers = pipeline("text-classification", folder)(list(task.dataset["test"]["text"]))
-    predicted = examples.loc[examples["split"] == "test", "prediction"]
-    assert [answer["label"] for answer in answers] == [task.label_names[p] for p in predicted]
-    assert {answer["label"] for answer in answers} == {"negative", "positive"}
-    assert record.measurements["test_score"] > 0.7  # or the order of names would not show
+    texts = list(load_task("vader-movie", vader_folder).dataset["test"]["text"])
+    test = examples[examples["split"] == "test"]
+    for one, column in ((record, "prediction"), (teacher_record(store), "teacher_prediction")):
+        answers = pipeline("text-classification", str(store.model_dir(one.run_id)))(texts)
+        assert [answer["label"] for answer in answers] == [("negative", "positive")[p] for p in test[column]]
+    # The names mean what they say: the teacher calls a sentence positive that praises.
+    praise = {answer["label"] for text, answer in zip(texts, answers, strict=True) if "superb" in text}
+    assert praise == {"positive"} and {answer["label"] for answer in answers} == {"negative", "positive"}
 
 
 def test_parameters_are_counted(finished):
@@ -679,7 +681,7 @@ def test_every_setting_changes_the_numbers(experiment, store, vader_folder, monk
 def test_training_helps(experiment, store, vader_folder):
     """The two-layer students come near their teacher, and the loss they report goes down."""
     for recipe in ("kd", "sm+tmkd"):
-        record = run(experiment(recipe=recipe, num_epochs=4), store, data_dir=vader_folder)
+        record = run(experiment(recipe=recipe, num_epochs=8), store, data_dir=vader_folder)
         assert record.measurements["test_score"] > 0.7 and record.measurements["test_agreement"] > 0.7
         assert record.history[-1]["loss"] < record.history[0]["loss"]
 
