@@ -35,7 +35,7 @@ class EpochMixup:
     def __init__(self, num_examples: int, seed: int, epoch: int, settings: MixupSettings):
         if num_examples < 2:
             raise ValueError(f"mixup needs at least 2 training examples, not {num_examples}")
-        generator = np.random.default_rng([seed, epoch])
+        generator = np.random.default_rng([seed, epoch, 2])  # subsample draws from seed, EpochSampler from [.., 1]
         self.settings = settings
         self.num_copies = np.full(num_examples, int(settings.mix_ratio))
         num_extra = round((settings.mix_ratio - int(settings.mix_ratio)) * num_examples)

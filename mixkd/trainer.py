@@ -53,7 +53,7 @@ class EpochSampler(Sampler[int]):
         return self.num_examples
 
     def __iter__(self) -> Iterator[int]:
-        generator = np.random.default_rng([self.seed, self.epoch(), 1])  # EpochMixup draws from [seed, epoch]
+        generator = np.random.default_rng([self.seed, self.epoch(), 1])  # EpochMixup draws from [.., 2]
         order = generator.permutation(self.num_examples)
         if self.lengths is not None:
             window = 50 * self.batch_size

@@ -8,13 +8,8 @@ import gc
 import os
 import random
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
-
-# pytest puts this folder on sys.path, where `tests/mixkd` would pass for a package `mixkd`: a real one must follow.
-sys.path.append(str(Path(__file__).parents[1]))
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub for something must fail at once
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only cost time, here and in subprocesses

@@ -493,6 +493,7 @@ def test_a_model_without_token_types(tmp_path, tokenizer):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("is_pair", [False, True])
 def test_cuda_equals_the_cpu(tmp_path, tokenizer, bf16, is_pair):
@@ -506,6 +507,7 @@ def test_cuda_equals_the_cpu(tmp_path, tokenizer, bf16, is_pair):
         results.append(train(tmp_path, chosen, dataset, tokenizer, student, teacher, options, use_cpu=use_cpu,
                              bf16=bf16 and not use_cpu, per_device_train_batch_size=4, gradient_accumulation_steps=2,
                              train_sampling_strategy="group_by_length"))  # fmt: skip
+        assert next(student.parameters()).is_cuda != use_cpu
     (cpu, cpu_losses), (cuda, cuda_losses) = results
     assert len(cpu) == len(cuda) == 2
     for found, expected in zip(cuda, cpu, strict=True):
