@@ -173,7 +173,7 @@ def report(output: str = "results") -> None:
     built = build(Store(output))
     print("Verdicts:", ", ".join(f"{count} {outcome}" for outcome, count in built.counts.items() if count))
     if built.unexpected:
-        print("Not as expected:", ", ".join(built.unexpected))
+        print("Decided against expectation:", ", ".join(built.unexpected))
     for problem in built.problems:
         print(f"Not used: {problem.path}: {problem.reason}")
     print(f"Report: {built.report}")

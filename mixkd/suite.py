@@ -165,16 +165,23 @@ def _run_in_parallel(
     backend: str,
 ) -> list[Record]:
     """Run through joblib; every run tells how far it is in a small file, which a thread here reads."""
-    finished: set[int] = set()
-    stop = threading.Event()
+    records: list[Record | None] = [None] * len(experiments)
+    shares = [0.0] * len(experiments)
+    stop, called_at = threading.Event(), now()
+
+    def work() -> float:
+        """Work that is done: earlier, in finished runs, and in those that are running."""
+        parts = zip(experiments, records, shares, strict=True)
+        return done + sum(cost(experiment) * (1.0 if record else 0.95 * share) for experiment, record, share in parts)
+
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / str(index) for index in range(len(experiments))]
 
         def show() -> None:
             while not stop.wait(2.0):
-                shares = {i: float(f.read_text() or 0) for i, f in enumerate(files) if i not in finished and f.exists()}
-                work = sum(0.95 * share * cost(experiments[index]) for index, share in shares.items())
-                progress.update(done + work, f"{len(finished)} of {len(files)} done, {len(shares)} running")
+                shares[:] = [float(file.read_text()) if file.exists() else 0.0 for file in files]
+                num_done = sum(record is not None for record in records)
+                progress.update(work(), f"{num_done} of {len(files)} done")
 
         parallel = joblib.Parallel(n_jobs=jobs, backend=backend, return_as="generator_unordered")
         results = parallel(
@@ -183,18 +190,14 @@ def _run_in_parallel(
         )
         thread = threading.Thread(target=show, daemon=True)
         thread.start()
-        records: dict[int, Record] = {}
-        called_at = now()
         try:
             for index, record in results:
                 records[index] = record
-                finished.add(index)
-                done += cost(experiments[index])
-                _show_result(progress, done, experiments[index], record, called_at)
+                _show_result(progress, work(), experiments[index], record, called_at)
         finally:
             stop.set()
             thread.join()
-    return [records[index] for index in range(len(experiments))]
+    return [record for record in records if record is not None]
 
 
 def _run_and_tell(

@@ -36,7 +36,7 @@ class Built(NamedTuple):
 
     Attributes:
         counts: Outcome -> number of claims.
-        unexpected: Ids of the claims whose verdict was reached and is not the expected one.
+        unexpected: Ids of the claims that were decided, and not as expected.
         problems: Files of the store that cannot be used.
     """
 
@@ -70,7 +70,7 @@ def build(store: Store, output: Path | None = None, studies: Mapping[str, Study]
         folder / "verdicts.json",
         folder / "evidence",
         {outcome: counts[outcome] for outcome in get_args(Outcome)},
-        [item.claim.id for item in judged if item.verdict.verdict != "not run" and not item.verdict.matches],
+        [item.claim.id for item in judged if item.is_surprise],
         evidence.problems,
     )
     sources = {
@@ -146,20 +146,21 @@ def _summary(built: Built, judged: list[Judged]) -> list[str]:
     if counts["not run"] == len(judged):
         return [f"None of the {len(judged)} claims has been run yet; this store holds no usable evidence for them."]
     of_paper = [item for item in judged if item.claim.source.startswith("paper") and item.results]
-    supported = sum(item.verdict.verdict == "supported" for item in of_paper)
+    of_paper_counts = Counter(item.verdict.verdict for item in of_paper)
     controls = [item for item in judged if item.claim.family == "control" and item.results]
     refuted = sum(item.verdict.verdict == "contradicted" for item in controls)
     told = [f"{counts[outcome]} {outcome}" for outcome in ("supported", "contradicted", "inconclusive", "not run")]
     sentences = [f"Of {len(judged)} claims, {', '.join(told[:-1])} and {told[-1]}."]
     if of_paper:
-        sentences.append(f"The paper's own claims: {supported} of the {len(of_paper)} that were run are supported.")
+        told = [f"{of_paper_counts[outcome]} {outcome}" for outcome in ("supported", "contradicted", "inconclusive")]
+        sentences.append(f"The paper's own claims that were run: {told[0]}, {told[1]} and {told[2]}.")
     if controls:
         sentences.append(
             f"Negative controls, claims that we derived to be false: {refuted} of the {len(controls)} that were run "
             f"are contradicted, as they should be."
         )
     if built.unexpected:
-        sentences.append(f"Not as expected: {', '.join(built.unexpected)}.")
+        sentences.append(f"Decided against expectation: {', '.join(built.unexpected)}.")
     else:
-        sentences.append("Every verdict that was reached is the expected one.")
+        sentences.append("No claim was decided against its expectation.")
     return sentences

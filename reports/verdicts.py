@@ -112,6 +112,11 @@ class Judged:
     verdict: Verdict
     results: tuple[Result, ...] = ()
 
+    @property
+    def is_surprise(self) -> bool:
+        """Whether the evidence decided, and not as expected."""
+        return self.verdict.verdict in ("supported", "contradicted") and not self.verdict.matches
+
 
 def evaluate(test: Test, found: Samples) -> Result:
     """Estimate what a registered test asks for."""
