@@ -4,17 +4,14 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 from datasets import Dataset
-from numpy.typing import NDArray
 from transformers import (
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     PrinterCallback,
     TrainerCallback,
     TrainerControl,
@@ -23,7 +20,7 @@ from transformers import (
 )
 
 from mixkd import store as evidence
-from mixkd.evaluate import add_gaps, example_frame, measure
+from mixkd.evaluate import CachedLogits, Logits, Part, evaluate
 from mixkd.experiment import Experiment, Report
 from mixkd.models import build_student, count_parameters, load_classifier, load_tokenizer, predict_logits
 from mixkd.store import Record, Store, UserError, content_id
@@ -32,9 +29,6 @@ from mixkd.trainer import DistillationTrainer
 
 #: A killed run loses at most about this much work. A checkpoint of MiniLM is written in about half a second.
 CHECKPOINT_INTERVAL_S = 60.0
-
-Logits = NDArray[np.float32]
-LogitsOf = Callable[[Task, Dataset, Dataset], Logits]
 
 
 def train_and_record(
@@ -53,61 +47,33 @@ def train_and_record(
     for left_over in store.run_dir(run_id).glob(".*"):  # what a killed process was writing
         shutil.rmtree(left_over, ignore_errors=True)
     args = _training_arguments(experiment, store.run_dir(run_id), device, gradient_accumulation_steps)
-    task = load_task(experiment.task, data_dir)
+    parts = _parts(experiment, data_dir)
+    task = parts[0].task
+    teacher = None if teacher_run is None else CachedLogits(store, teacher_run, task.label_names, args.device)
     tokenizer = load_tokenizer(experiment.teacher)
-    splits = _tokenized(task, experiment)
-    train = subsample(splits["train"], experiment.train_fraction, experiment.data_seed)
-    if len(train) < 2:
-        raise UserError(f"{experiment.train_fraction:.2%} of {task.name} is fewer than 2 examples; take more.")
-
-    teacher = teacher_logits = None
-    if teacher_run is not None:
-        teacher_logits = CachedLogits(store, teacher_run, task, args.device)
-        teacher = teacher_logits.model
-    model = _build_model(experiment, task, teacher)
-    trainer = DistillationTrainer(
-        model,
-        experiment.recipe_object(),
-        args,
-        train,
-        teacher=teacher,
-        processing_class=tokenizer,
-        teacher_logits=None if teacher_logits is None else teacher_logits.of(task, splits["train"], train),
-        teacher_dtype=torch.bfloat16 if experiment.teacher_precision == "bf16" else torch.float32,
-        callbacks=[_Checkpoint(), _ReportSteps(report)],
-    )
-    trainer.remove_callback(PrinterCallback)  # progress is reported, and the log is kept in the record
-    if experiment.num_epochs:
-        try:
-            trainer.train(resume_from_checkpoint=_last_checkpoint(Path(args.output_dir)))
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"The device ran out of memory in {experiment.label()}; raise --gradient_accumulation_steps or "
-                "lower --max_length."
-            ) from error
+    trainer = _train(experiment, args, tokenizer, parts[0], teacher, report)
     if trainer.is_world_process_zero():
         with evidence.atomic_path(store.model_dir(run_id)) as folder:
-            model.save_pretrained(folder)
+            trainer.model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
 
     report(1.0, "evaluating")
-    if teacher_logits is None:  # a teacher's own logits are what its students will ask for
-        logits_of = CachedLogits(store, run_id, task, args.device).of
+    # What is measured is the checkpoint as others will load it: in float32, without Trainer's autocast.
+    if teacher is None:  # the logits are those that its students will ask for
+        logits_of = CachedLogits(store, run_id, task.label_names, args.device).of
     else:
-        # What is measured is the checkpoint as others will load it: in float32, without Trainer's autocast.
         student = load_classifier(str(store.model_dir(run_id)), task.label_names).to(args.device)
 
-        def logits_of(task: Task, split: Dataset, part: Dataset) -> Logits:
-            return predict_logits(student, part)
+        def logits_of(part: Part) -> Logits:
+            return predict_logits(student, part.examples)
 
-    parts = _parts(task, splits, train, experiment, data_dir)
-    measurements, examples = _evaluate(parts, logits_of, None if teacher_logits is None else teacher_logits.of)
-    parameters, embedding_parameters = count_parameters(model)
+    measurements, examples = evaluate(parts, logits_of, None if teacher is None else teacher.of)
+    parameters, embedding_parameters = count_parameters(trainer.model)
     measurements |= {
         "num_parameters": parameters,
         "num_embedding_parameters": embedding_parameters,
-        "num_train_examples": len(train),
+        "num_train_examples": len(parts[0].examples),
     }
     if not all(math.isfinite(value) for value in measurements.values()):
         raise UserError(f"The run {run_id} diverged (its loss is not finite); lower the learning rate.")
@@ -132,49 +98,13 @@ def train_and_record(
     return record
 
 
-class CachedLogits:
-    """A finished teacher's logits of whole splits, computed once and kept in the store's `cache`.
-
-    The key holds the weights themselves, so that a teacher trained again never meets another one's logits.
-    """
-
-    def __init__(self, store: Store, run_id: str, task: Task, device: torch.device):
-        folder = store.model_dir(run_id)
-        if not folder.is_dir():
-            raise UserError(f"The teacher's model {folder} is gone; delete {folder.parent} to have it trained again.")
-        self.weights = evidence.file_sha256(folder / "model.safetensors")
-        self.model = load_classifier(str(folder), task.label_names).to(device)
-        self.folder = store.root / "cache" / "teacher_logits"
-
-    def of(self, task: Task, split: Dataset, part: Dataset) -> Logits:
-        """Logits of `part`, which is a split or a subset of it, shape (num_examples, num_classes)."""
-        ids = [str(example_id) for example_id in split["example_id"]]
-        longest = max(map(len, split["input_ids"]))
-        key = {"weights": self.weights, "data": task.fingerprint, "ids": ids, "longest_text": longest}
-        path = self.folder / f"{content_id(key)}.npy"
-        try:
-            logits = np.load(path)
-        except (OSError, ValueError, EOFError):  # not there yet, or torn: it can always be computed again
-            logits = predict_logits(self.model, split)
-            with evidence.atomic_path(path) as temporary:
-                np.save(temporary, logits)
-        row_of = {example_id: row for row, example_id in enumerate(ids)}
-        return logits[[row_of[str(example_id)] for example_id in part["example_id"]]]
-
-
-class Part(NamedTuple):
-    """Examples to evaluate on: a split of a task, or a subset of it."""
-
-    name: str
-    task: Task
-    split: Dataset
-    part: Dataset
-
-
-def _parts(
-    task: Task, splits: dict[str, Dataset], train: Dataset, experiment: Experiment, data_dir: str | Path | None
-) -> list[Part]:
-    """The training examples used, validation, test, and the test sets of the shifted tasks."""
+def _parts(experiment: Experiment, data_dir: str | Path | None) -> list[Part]:
+    """What is evaluated: the training examples used, validation, test, and the test sets of the shifted tasks."""
+    task = load_task(experiment.task, data_dir)
+    splits = _tokenized(task, experiment)
+    train = subsample(splits["train"], experiment.train_fraction, experiment.data_seed)
+    if len(train) < 2:
+        raise UserError(f"{experiment.train_fraction:.2%} of {task.name} is fewer than 2 examples; take more.")
     parts = [Part("train", task, splits["train"], train)]
     parts += [Part(name, task, splits[name], splits[name]) for name in ("validation", "test")]
     for name in task.shifted:
@@ -184,22 +114,36 @@ def _parts(
     return parts
 
 
-def _evaluate(
-    parts: list[Part], logits_of: LogitsOf, teacher_logits_of: LogitsOf | None
-) -> tuple[dict[str, float], pd.DataFrame]:
-    """Measurements on every part, the gaps between them, and every example's result."""
-    measurements: dict[str, float] = {}
-    frames = []
-    for name, task, split, part in parts:
-        logits, labels = logits_of(task, split, part), np.asarray(part["label"])
-        teacher = None if teacher_logits_of is None else teacher_logits_of(task, split, part)
-        prefix = f"{name}/" if name.startswith("shift/") else f"{name}_"
-        measured = measure(logits, labels, task.metrics[0], teacher)
-        measurements |= {prefix + key: value for key, value in measured.items()}
-        if name == "test" and teacher is not None:
-            measurements["teacher_test_score"] = measure(teacher, labels, task.metrics[0])["score"]
-        frames.append(example_frame(name, part, logits, teacher))
-    return add_gaps(measurements), pd.concat(frames, ignore_index=True)
+def _train(
+    experiment: Experiment,
+    args: TrainingArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Part,
+    teacher: CachedLogits | None,
+    report: Report,
+) -> DistillationTrainer:
+    """Build the model and train it, from the last checkpoint if there is one."""
+    trainer = DistillationTrainer(
+        _build_model(experiment, train.task, None if teacher is None else teacher.model),
+        experiment.recipe_object(),
+        args,
+        train.examples,
+        teacher=None if teacher is None else teacher.model,
+        teacher_logits=None if teacher is None else teacher.of(train),
+        teacher_dtype=torch.bfloat16 if experiment.teacher_precision == "bf16" else torch.float32,
+        processing_class=tokenizer,
+        callbacks=[_Checkpoint(), _ReportSteps(report)],
+    )
+    trainer.remove_callback(PrinterCallback)  # progress is reported, and the log is kept in the record
+    if experiment.num_epochs:
+        try:
+            trainer.train(resume_from_checkpoint=_last_checkpoint(Path(args.output_dir)))
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"The device ran out of memory in {experiment.label()}; raise --gradient_accumulation_steps or "
+                "lower --max_length."
+            ) from error
+    return trainer
 
 
 def _build_model(experiment: Experiment, task: Task, teacher: PreTrainedModel | None) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from reports.evidence import Evidence, is_limited, latest
@@ -78,17 +79,19 @@ def recipe_summary(seeds: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 
 def run_groups(evidence: Evidence) -> pd.DataFrame:
-    """All runs by task, share of the data, layers and recipe: number, mean score, mean gap."""
+    """All runs by task, share of the data, layers and recipe: number, mean score and mean gap with t intervals.
+
+    An interval is missing where a single run says nothing about the spread.
+    """
     keys = ["task", "train_fraction", "student_layers", "recipe"]
-    return (
-        evidence.runs.groupby(keys, dropna=False)
-        .agg(
-            num_runs=("run_id", "size"),
-            test_score=("test_score", "mean"),
-            generalization_gap=("generalization_gap", "mean"),
-        )
-        .reset_index()
-    )
+    rows = []
+    for group, runs in evidence.runs.groupby(keys, dropna=False):
+        row = dict(zip(keys, group, strict=True)) | {"num_runs": len(runs)}
+        for measure in ("test_score", "generalization_gap"):
+            estimate = mean_estimate(runs[measure])
+            row |= {measure: estimate.effect, f"{measure}_low": estimate.low, f"{measure}_high": estimate.high}
+        rows.append(row)
+    return pd.DataFrame(rows).replace([np.inf, -np.inf], np.nan)
 
 
 def latency(evidence: Evidence) -> pd.DataFrame:
