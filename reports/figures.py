@@ -212,14 +212,17 @@ def _size_figure(models: pd.DataFrame) -> Figure:
             k = place % len(_SERIES)
             axes.scatter([row['latency_ms']], [row['test_score']], s=row['num_parameters'] / 1e5, marker=_MARKERS[k],
                          color=_SERIES[k], alpha=0.85)  # fmt: skip
+            reach = [[row["test_score"] - row["score_low"]], [row["score_high"] - row["test_score"]]]
+            axes.errorbar([row["latency_ms"]], [row["test_score"]], yerr=reach, color=_SERIES[k], capsize=3)
             label = f"{row['model']}, {row['num_layers']} layers\n{row['num_parameters'] / 1e6:.1f} M parameters"
-            axes.annotate(label, (row["latency_ms"], row["test_score"]), xytext=(0, 14), ha="center",
+            axes.annotate(label, (row["latency_ms"], row["test_score"]), xytext=(12, 0), va="center",
                           textcoords="offset points", fontsize=8.5)  # fmt: skip
         axes.margins(0.35)
         axes.set(xlabel="median latency (ms)", ylabel="test score (share correct)")
     words = [
         f"the {row['num_layers']}-layer {row['model']} ({row['num_parameters'] / 1e6:.1f} M parameters) answers in "
         f"{number(row['latency_ms'])} ms and scores {number(row['test_score'])}"
+        + (f" {interval(row['score_low'], row['score_high'])}" if row["score_low"] < row["score_high"] else "")
         for row in drawn.to_dict("records")
     ]
     title = "; ".join(words)
@@ -228,7 +231,8 @@ def _size_figure(models: pd.DataFrame) -> Figure:
         "size",
         title[0].upper() + title[1:],
         f"Batch of {first['batch_size']:g}, {first['sequence_length']:g} tokens; the area of a marker grows with the "
-        f"number of parameters. Student's score: SM+TMKD on {LIMITED_TASK} at {LIMITED_FRACTION:.0%} of the data.",
+        f"number of parameters. Student's score: SM+TMKD on {LIMITED_TASK} at {LIMITED_FRACTION:.0%} of the data, with "
+        "its 95 % t interval over seeds; one teacher has none. Latencies and their intervals are in the table below.",
         tuple(svgs),
         f"Scatter chart of test score against latency: {title}.",
         models,

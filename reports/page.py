@@ -124,6 +124,7 @@ def _render(
         summary=_summary(built, judged),
         groups=_rows(tables.run_groups(evidence)),
         latency=_rows(tables.latency(evidence)),
+        sizes=_rows(tables.sizes(evidence)),
         skipped=_rows(latest(evidence.benchmarks).dropna(subset="not_run")),
         num_unregistered=evidence.num_unregistered,
         script=Markup(script),

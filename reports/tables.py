@@ -101,28 +101,36 @@ def latency(evidence: Evidence) -> pd.DataFrame:
     return cases.sort_values(["batch_size", "sequence_length", "num_layers", "num_threads"], ascending=False)
 
 
+def sizes(evidence: Evidence) -> pd.DataFrame:
+    """Parameters, bytes, FLOPs and peak memory of every model that was measured, the latest of each."""
+    cases = latest(evidence.benchmarks)
+    cases = cases[(cases["kind"] == "size") & cases["not_run"].isna()]
+    return cases.drop_duplicates(["model", "num_layers"], keep="last").sort_values("num_layers", ascending=False)
+
+
 def size_latency_score(evidence: Evidence) -> pd.DataFrame:
-    """One row per model that was timed and scored: layers, parameters, latency, mean score with limited data.
+    """One row per model that was timed and scored: layers, parameters, latency, mean score and its t interval.
 
     The latency is that of the smallest batch and, for it, the longest texts. The teacher's score is the one
-    its students recorded; a student's is that of SM+TMKD.
+    its students recorded; a student's is that of SM+TMKD with limited data.
     """
-    cases = latest(evidence.benchmarks)
-    sizes = cases[(cases["kind"] == "size") & cases["not_run"].isna()][["model", "num_layers", "num_parameters"]]
     timed = latency(evidence)
     timed = timed[timed["batch_size"] == timed["batch_size"].min()]
     timed = timed[timed["sequence_length"] == timed["sequence_length"].max()]
     timed = timed[["model", "num_layers", "batch_size", "sequence_length", "p50_s"]]
     chosen = evidence.runs[is_limited(evidence.runs) & (evidence.runs["recipe"] == "sm+tmkd")]
-    models = sizes.drop_duplicates(["model", "num_layers"], keep="last").merge(timed, on=["model", "num_layers"])
+    models = sizes(evidence)[["model", "num_layers", "num_parameters"]].merge(timed, on=["model", "num_layers"])
     scores = [
         chosen["teacher_test_score"]
         if model == "teacher"
         else chosen.loc[chosen["student_layers"] == layers, "test_score"]
         for model, layers in zip(models["model"], models["num_layers"], strict=True)
     ]
-    models["test_score"] = [score.mean() for score in scores]
     models["num_runs"] = [score.count() for score in scores]
+    # A single teacher has no interval: its students only repeat its score.
+    columns = ["test_score", "score_low", "score_high"]
+    estimates = [mean_estimate(score)[:3] if len(score) else (np.nan,) * 3 for score in scores]
+    models[columns] = pd.DataFrame(estimates, columns=columns, index=models.index).replace([np.inf, -np.inf], np.nan)
     return models.dropna(subset=["test_score", "p50_s"]).sort_values("num_layers", ignore_index=True)
 
 

@@ -10,6 +10,7 @@ import random
 import shutil
 
 import pytest
+from tiny import tiny_config
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub for something must fail at once
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only cost time, here and in subprocesses
@@ -58,17 +59,6 @@ def make_tokenizer(folder):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *FILLERS, *POSITIVE, *NEGATIVE, "##s", "."]
     (folder / "vocab.txt").write_text("\n".join(words))
     return BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64)
-
-
-def tiny_config(**changes):
-    """BERT's architecture with 4 layers and hidden size 32."""
-    from transformers import BertConfig
-
-    settings = {
-        "vocab_size": 32, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2,
-        "intermediate_size": 64, "max_position_embeddings": 64, "initializer_range": 0.1,
-    }  # fmt: skip
-    return BertConfig(**(settings | changes))
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ TYPES = {8: [0] * 5 + [1] * 3, 5: [0] * 3 + [1] * 2}
 
 @pytest.fixture(scope="module")
 def model():
-    from conftest import tiny_config
+    from tiny import tiny_config
 
     torch.manual_seed(0)
     return BertForSequenceClassification(tiny_config()).eval()

@@ -4,10 +4,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import tiny_config
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from mixkd.models import (

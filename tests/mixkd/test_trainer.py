@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_config
 from datasets import Dataset
+from tiny import tiny_config
 from transformers import BertForSequenceClassification, TrainerCallback, TrainingArguments
 
 import mixkd
