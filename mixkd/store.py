@@ -304,7 +304,7 @@ class Store:
 
 def _read(path: Path, model: type[_Model], expected_id: str) -> _Model:
     """Parse and validate one JSON file; every way in which it can be wrong becomes a UserError."""
-    way_out = "Delete it to have it computed again."
+    way_out = f"Delete {path.name} to have it computed again."
     try:
         record = model.model_validate_json(path.read_bytes())
     except ValidationError as error:

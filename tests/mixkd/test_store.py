@@ -225,7 +225,7 @@ def test_damaged_records_are_named_and_kept(store, name):
     with pytest.raises(UserError) as raised:
         store.load_run(bad.run_id)
     message = str(raised.value)
-    assert str(path) in message and reason in message and "Delete it" in message and "\n" not in message
+    assert str(path) in message and reason in message and f"Delete {path.name}" in message and "\n" not in message
     records, [problem] = store.runs()
     assert records == [good] and problem.path == path and problem.reason == message
     assert path.read_bytes() == content
