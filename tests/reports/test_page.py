@@ -198,7 +198,7 @@ def test_the_page_fits_a_browser_and_its_table_sorts(built, tmp_path, width):
     assert told is not None, dom[:500]
     assert int(told[2]) == width
     assert int(told[1]) <= width
-    assert int(told[3]) == 8
+    assert int(told[3]) == 7
     assert (told[4], told[5]) == ("descending", "T23")
 
 
