@@ -7,9 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mixkd.experiment import Experiment, run
+    from mixkd.experiment import Experiment
     from mixkd.models import build_student
     from mixkd.recipes import RECIPES, Recipe, recipe
+    from mixkd.runs import run
     from mixkd.store import Record, Store, UserError
     from mixkd.suite import run_suite
     from mixkd.tasks import load_task
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Experiment": "experiment",
-    "run": "experiment",
+    "run": "runs",
     "build_student": "models",
     "RECIPES": "recipes",
     "Recipe": "recipes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from jsonargparse import ArgumentParser
 from pydantic import ValidationError
 
 from mixkd.experiment import Experiment
-from mixkd.store import Store, UserError, atomic_path
+from mixkd.store import Store, UserError, atomic_path, is_first_process
 
 
 def reproduce(
@@ -56,6 +57,7 @@ def train(
     data_dir: str | None = None,
     device: str | None = None,
     gradient_accumulation_steps: int = 1,
+    report_to: str = "none",
     force: bool = False,
 ) -> None:
     """Train one model, and its teacher if it has none yet; print its measurements.
@@ -66,11 +68,11 @@ def train(
         data_dir: Folder with the task's files, in place of the pinned assets.
         device: cpu or cuda; by default CUDA if there is one.
         gradient_accumulation_steps: Micro-batches that add up to batch_size.
+        report_to: Where Trainer's integrations send the course of the training: tensorboard, wandb, trackio, ...
         force: Compute again, and overwrite, what is there.
     """
-    from mixkd.experiment import run
-    from mixkd.progress import Progress
-    from mixkd.suite import quiet_libraries
+    from mixkd.progress import Progress, quiet_libraries
+    from mixkd.runs import run
 
     quiet_libraries()
     with Progress(1.0, experiment.label()) as progress:
@@ -80,11 +82,46 @@ def train(
             data_dir=data_dir,
             device=device,
             gradient_accumulation_steps=gradient_accumulation_steps,
+            report_to=report_to,
             force=force,
             report=progress.update,
         )
-    print(json.dumps(record.measurements, indent=1))
-    print(f"Model: {Store(output).model_dir(record.run_id)}")
+    if is_first_process():
+        print(json.dumps(record.measurements, indent=1))
+        print(f"Model: {Store(output).model_dir(record.run_id)}")
+
+
+def predict(
+    model: str,
+    task: str,
+    split: str = "test",
+    data_dir: str | None = None,
+    output: str = "predictions",
+    max_length: int = 128,
+    batch_size: int = 64,
+    device: str | None = None,
+) -> None:
+    """Predict a split with a saved model; for GLUE's test splits, write the files that its server takes.
+
+    Args:
+        model: Folder or hub id of a fine-tuned model, such as results/runs/<run-id>/model.
+        task: Name of a task, or ax for GLUE's diagnostics with a model of mnli.
+        split: Split to predict.
+        data_dir: Folder with the task's files, in place of the pinned assets or the hub.
+        output: Folder of the predictions; GLUE's files are also packed into its submission.zip.
+        max_length: Tokens per text or pair; longer ones are cut.
+        batch_size: Examples at a time.
+        device: cpu or cuda; by default CUDA if there is one.
+    """
+    from mixkd.predict import predict as predict_split
+    from mixkd.progress import quiet_libraries
+
+    quiet_libraries()
+    for path in predict_split(
+        model, task, split, data_dir=data_dir, output=output, max_length=max_length, batch_size=batch_size,
+        device=device,
+    ):  # fmt: skip
+        print(path)
 
 
 def run_suite(
@@ -94,6 +131,7 @@ def run_suite(
     device: str | None = None,
     jobs: int | None = None,
     backend: str = "loky",
+    dry_run: bool = False,
     force: bool = False,
 ) -> None:
     """Run a grid of experiments.
@@ -105,12 +143,19 @@ def run_suite(
         device: cpu or cuda; by default CUDA if there is one.
         jobs: Experiments at a time; by default one per core, at most four, and one on a GPU.
         backend: joblib's backend for more than one job: loky, dask or ray.
+        dry_run: Only say how many runs there are and about how much time and disk they take.
         force: Compute again, and overwrite, what is there.
     """
-    from mixkd.suite import load_suite, quiet_libraries
+    from mixkd.progress import quiet_libraries
+    from mixkd.suite import load_suite
     from mixkd.suite import run_suite as run_all
 
     grid = load_suite(suite)
+    if dry_run:
+        from mixkd.estimate import dry_run as estimate
+
+        print("\n".join(estimate(grid, output, device, jobs)))
+        return
     quiet_libraries()
     run_all(grid, output, data_dir=data_dir, device=device, jobs=jobs, backend=backend, force=force)
 
@@ -191,10 +236,20 @@ def doctor(output: str = "results") -> None:
         print(line)
 
 
+#: Fields of an experiment that `run` fills in.
+_FINGERPRINTS = {name for name in Experiment.model_fields if name.endswith("_fingerprint")}
+
+#: Options without a value.
+_FLAGS = {
+    "force": "compute again, and overwrite, what is there",
+    "dry_run": "only say how many runs there are, and about how much time and disk they take",
+}
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce,
     "train": train,
     "suite": run_suite,
+    "predict": predict,
     "theory": theory,
     "bench": bench,
     "report": report,
@@ -211,21 +266,21 @@ def build_parser() -> ArgumentParser:
         summary = (function.__doc__ or "").strip().splitlines()[0]
         command = ArgumentParser(description=summary)
         command.add_argument("--config", action="config", help="YAML file with these options")
+        skip = {"experiment", "pytest_options", *_FLAGS}
         if name == "train":
             command.add_argument("--seed", type=int | None, default=None, help="sets init_seed and data_seed")
-            command.add_class_arguments(Experiment, None, skip={"data_fingerprint", "teacher_fingerprint"})
-            command.add_function_arguments(function, None, skip={"experiment"})
+            command.add_class_arguments(Experiment, None, skip=_FINGERPRINTS)
         elif name == "suite":
             command.add_argument("suite", type=str, help=f"{', '.join(_suite_names())}, or a YAML file")
-            command.add_function_arguments(function, None, skip={"suite"})
+            skip.add("suite")
         elif name == "theory":
             command.add_argument("studies", type=str, nargs="*", help="claims such as T05; none: all studies")
-            command.add_function_arguments(function, None, skip={"studies"})
+            skip.add("studies")
         elif name == "bench":
             command.usage = "mixkd bench [--output OUTPUT] [options of pytest]"
-            command.add_function_arguments(function, None, skip={"pytest_options"})
-        else:
-            command.add_function_arguments(function, None)
+        for flag in _FLAGS.keys() & inspect.signature(function).parameters:
+            command.add_argument(f"--{flag.replace('_', '-')}", dest=flag, action="store_true", help=_FLAGS[flag])
+        command.add_function_arguments(function, None, skip=skip)
         commands.add_subcommand(name, command, help=summary)
     return parser
 

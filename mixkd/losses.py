@@ -7,7 +7,22 @@ or weights them is the trainer's business, so that a loss is the same under any 
 import torch.nn.functional as F
 from torch import Tensor
 
-from mixkd.recipes import Distance
+from mixkd.recipes import Distance, Reduction
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """L_MLE and L_SM: cross-entropy, or for a regression (one logit) the squared error.
+
+    Args:
+        logits: Shape (num_examples, num_classes); (num_examples, 1) for a regression.
+        labels: What `cross_entropy` takes, or real numbers, shape (num_examples,).
+
+    Returns:
+        Nats or squared units of the label, shape (num_examples,).
+    """
+    if logits.shape[-1] == 1:
+        return (logits[:, 0].float() - labels.float()).square()
+    return cross_entropy(logits, labels)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -49,3 +64,24 @@ def distillation_loss(
         return (student_logits - teacher_logits).square().mean(dim=-1)
     student, teacher = (F.log_softmax(z / temperature, dim=-1) for z in (student_logits, teacher_logits))
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1) * temperature**2
+
+
+def pkd_loss(
+    student_states: Tensor, teacher_states: Tensor, normalize: bool = True, reduction: Reduction = "sum"
+) -> Tensor:
+    """Distance of hidden states, L_PT of patient knowledge distillation (Sun et al. 2019, equation 7).
+
+    Args:
+        student_states: [CLS] states after the student's mapped layers, shape (num_examples, num_mapped, hidden).
+        teacher_states: The teacher's, same shape; no gradient flows into them.
+        normalize: Whether each state is scaled to length 1 first.
+        reduction: "sum" of the squared differences over layers and hidden units, or their "mean".
+
+    Returns:
+        Shape (num_examples,).
+    """
+    student_states, teacher_states = student_states.float(), teacher_states.detach().float()
+    if normalize:
+        student_states, teacher_states = F.normalize(student_states, dim=-1), F.normalize(teacher_states, dim=-1)
+    squares = (student_states - teacher_states).square()  # (num_examples, num_mapped, hidden)
+    return squares.sum(dim=(1, 2)) if reduction == "sum" else squares.mean(dim=(1, 2))

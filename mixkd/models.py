@@ -1,7 +1,8 @@
 """Teachers and students: load, choose layers, count parameters, predict."""
 
+import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -55,9 +56,8 @@ def checkpoint_fingerprint(name: str) -> str:
     folder = Path(name).expanduser()
     if name == "minilm" or not folder.is_dir():
         return name
-    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-    files = [*sorted(folder.glob("*.safetensors")), *(folder / name for name in names)]
-    return "sha256:" + content_id({path.name: file_sha256(path) for path in files if path.exists()})
+    files = [path for pattern in ("*.safetensors", "*.json", "*.txt", "*.model") for path in folder.glob(pattern)]
+    return "sha256:" + content_id({path.name: file_sha256(path) for path in files})
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -133,7 +133,7 @@ def build_student(
     set_seed(seed)
     student: PreTrainedModel = type(teacher)(config)
     if init != "random":
-        prefix = _layers_prefix(teacher)
+        prefix = f"{_named_layers(teacher)[0]}."
         weights = {}
         for key, tensor in teacher.state_dict().items():
             if key.startswith(prefix):
@@ -172,6 +172,12 @@ def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
     return sum(p.numel() for p in model.parameters()), sum(p.numel() for p in embeddings.parameters())
 
 
+def model_columns(model: PreTrainedModel) -> tuple[str, ...]:
+    """Those of `MODEL_COLUMNS` that a model's forward takes: DistilBERT has no segment ids."""
+    accepted = inspect.signature(model.forward).parameters
+    return tuple(name for name in MODEL_COLUMNS if name in accepted)
+
+
 def pad_texts(examples: Sequence[dict[str, list[int]]], pad_token_id: int) -> dict[str, Tensor]:
     """The model's columns of some tokenised examples as int64 tensors, each of shape (num_examples, longest text)."""
     return {
@@ -191,24 +197,65 @@ def predict_logits(
 ) -> NDArray[np.float32]:
     """Logits of a tokenised dataset in eval mode and float32, in the dataset's order.
 
-    Texts are batched by length, so that little of a batch is padding.
-
     Returns:
         Shape (num_examples, num_classes).
     """
+    return _predict(model, dataset, lambda batch: model(**batch).logits, device, batch_size)
+
+
+@torch.inference_mode()
+def predict_states(
+    model: PreTrainedModel,
+    dataset: Dataset,
+    layers: Sequence[int],
+    device: torch.device | str | None = None,
+    batch_size: int = 64,
+) -> NDArray[np.float32]:
+    """Hidden states of [CLS] in eval mode and float32, in the dataset's order.
+
+    Args:
+        model: The model to ask.
+        dataset: Tokenised examples.
+        layers: After which layers, from 1; 0 is the embeddings' output.
+        device: Where to compute; None: where the model is.
+        batch_size: Examples at a time.
+
+    Returns:
+        Shape (num_examples, len(layers), hidden).
+    """
+
+    def states(batch: dict[str, Tensor]) -> Tensor:
+        hidden = model.base_model(**batch, output_hidden_states=True).hidden_states
+        return torch.stack([hidden[layer][:, 0] for layer in layers], dim=1)
+
+    return _predict(model, dataset, states, device, batch_size)
+
+
+def _predict(
+    model: PreTrainedModel,
+    dataset: Dataset,
+    answer: Callable[[dict[str, Tensor]], Tensor],
+    device: torch.device | str | None,
+    batch_size: int,
+) -> NDArray[np.float32]:
+    """What `answer` says of every example; texts are batched by length, so that little of a batch is padding."""
     device = torch.device(device) if device is not None else model.device
     was_training = model.training
     model.to(device).eval()
-    examples = list(dataset.select_columns([name for name in MODEL_COLUMNS if name in dataset.column_names]))
-    order = np.argsort([len(example["input_ids"]) for example in examples], kind="stable")
-    logits = np.empty((len(dataset), model.config.num_labels), dtype=np.float32)
+    columns = [name for name in model_columns(model) if name in dataset.column_names]
+    examples = dataset.select_columns(columns)
+    order = np.argsort([len(ids) for ids in dataset["input_ids"]], kind="stable")
+    answers: NDArray[np.float32] | None = None
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        batch = pad_texts([examples[row] for row in rows], model.config.pad_token_id or 0)
-        outputs = model(**{name: tensor.to(device) for name, tensor in batch.items()})
-        logits[rows] = outputs.logits.float().cpu().numpy()
+        batch = pad_texts([examples[int(row)] for row in rows], model.config.pad_token_id or 0)
+        part = answer({name: tensor.to(device) for name, tensor in batch.items()}).float().cpu().numpy()
+        if answers is None:
+            answers = np.empty((len(dataset), *part.shape[1:]), dtype=np.float32)
+        answers[rows] = part
     model.train(was_training)
-    return logits
+    assert answers is not None, "an empty data set has no answers"
+    return answers
 
 
 def _load(load, name, **options):  # type: ignore[no-untyped-def]
@@ -245,10 +292,15 @@ def _set_labels(config: PreTrainedConfig, label_names: Sequence[str]) -> None:
     config.num_labels = len(label_names)
 
 
-def _layers_prefix(model: PreTrainedModel) -> str:
-    """Prefix of the names of the transformer layers' weights, such as "bert.encoder.layer."."""
+def transformer_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """The model's transformer layers, first to last."""
+    return _named_layers(model)[1]
+
+
+def _named_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The name of the transformer layers, such as "bert.encoder.layer", and the layers."""
     total = model.config.num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == total:
-            return f"{name}."
+            return name, module
     raise ValueError(f"{type(model).__name__} has no list of {total} layers to choose from")

@@ -1,5 +1,6 @@
 """Progress of long work, with the remaining time: a bar on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from types import TracebackType
@@ -38,6 +39,8 @@ class Progress:
     def skip(self, work: float) -> None:
         """Take work that was done before out of the estimate of the remaining time."""
         self.skipped += work
+        if self.bar is not None:
+            self.bar.initial += work  # tqdm's rate leaves this out
 
     def update(self, done: float, message: str) -> None:
         """Say that `done` of the total is finished, and what is under way."""
@@ -69,3 +72,14 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def quiet_libraries() -> None:
+    """Keep libraries from mixing their own bars and notices with our progress."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # it warns after every fork
+    from datasets import disable_progress_bars
+    from transformers.utils import logging
+
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

@@ -70,6 +70,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_first_process() -> bool:
+    """Whether this process may write: the only one, or the first of those that torchrun or accelerate started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class _Frozen(BaseModel):
     # Strict numbers are left to the producers; unknown keys mean another schema and are refused.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

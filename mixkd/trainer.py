@@ -1,6 +1,7 @@
 """`DistillationTrainer`: a `transformers.Trainer` whose step trains a student by any recipe."""
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,11 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
-from mixkd.losses import cross_entropy, distillation_loss
-from mixkd.mixup import EpochMixup, MixupPairs, TokenTable, mix_embeddings, mix_labels, mix_masks, mix_token_types
-from mixkd.models import MODEL_COLUMNS, pad_texts, predict_logits
-from mixkd.recipes import Recipe
+from mixkd.forward import mixed_inputs
+from mixkd.losses import distillation_loss, label_loss, pkd_loss
+from mixkd.mixup import EpochMixup, MixupPairs, TokenTable, epoch_order, mix_labels
+from mixkd.models import MODEL_COLUMNS, model_columns, pad_texts, predict_logits, predict_states
+from mixkd.recipes import Level, Recipe
 from mixkd.store import UserError
+
+Array = NDArray[np.float32]
 
 
 class RowCollator:
@@ -36,41 +40,23 @@ class RowCollator:
 
 
 class EpochSampler(Sampler[int]):
-    """The order of the examples as a pure function of seed and epoch, so that a resumed run goes on in it.
+    """The order that `epoch_order` gives for the epoch that `epoch` names."""
 
-    With lengths, examples of similar length share a batch: they are shuffled, sorted by length within 50 batches at
-    a time, and the batches are shuffled again.
-    """
-
-    def __init__(
-        self, num_examples: int, lengths: NDArray[np.int64] | None, batch_size: int, seed: int, epoch: Callable[[], int]
-    ):
-        self.num_examples, self.lengths, self.batch_size, self.seed, self.epoch = (
-            num_examples, lengths, batch_size, seed, epoch,
-        )  # fmt: skip
+    def __init__(self, order: Callable[[int], NDArray[np.int64]], num_examples: int, epoch: Callable[[], int]):
+        self.order, self.num_examples, self.epoch = order, num_examples, epoch
 
     def __len__(self) -> int:
         return self.num_examples
 
     def __iter__(self) -> Iterator[int]:
-        generator = np.random.default_rng([self.seed, self.epoch(), 1])  # EpochMixup draws from [.., 2]
-        order = generator.permutation(self.num_examples)
-        if self.lengths is not None:
-            window = 50 * self.batch_size
-            windows = (order[start : start + window] for start in range(0, len(order), window))
-            order = np.concatenate([part[np.argsort(self.lengths[part], kind="stable")] for part in windows])
-            num_full = len(order) // self.batch_size
-            full, rest = np.split(order, [num_full * self.batch_size])
-            batches = generator.permutation(full.reshape(num_full, self.batch_size))
-            order = np.concatenate([batches.ravel(), rest])
-        return iter(order.tolist())
+        return iter(self.order(self.epoch()).tolist())
 
 
 class DistillationTrainer(Trainer):
     """Trains a student on original and mixed examples, by the terms of a recipe.
 
     One step is one forward of the student over original and mixed rows together, and one of the teacher over the
-    mixed rows (eval mode, no gradient). The teacher's logits of original rows are computed once.
+    mixed rows (eval mode, no gradient). The teacher's logits and states of original rows are computed once.
 
     Every loss term is a sum over the examples of the whole optimizer step, divided by their number: splitting a
     step by gradient accumulation or over processes gives the same gradient.
@@ -81,105 +67,124 @@ class DistillationTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | None,
         recipe: Recipe,
         args: TrainingArguments,
         train_dataset: Dataset,
         teacher: PreTrainedModel | None = None,
-        teacher_logits: Tensor | NDArray[np.float32] | None = None,
+        teacher_logits: Tensor | Array | None = None,
+        teacher_states: Array | None = None,
         teacher_dtype: torch.dtype = torch.float32,
         **kwargs: Any,
     ):
         """Prepare the training.
 
         Args:
-            model: The student, with a classification head.
+            model: The student, with a classification head; None with `model_init=...`, as Trainer's hyper-parameter
+                search wants it.
             recipe: Terms and weights of the loss, see `mixkd.recipe`.
             args: Trainer's own arguments. `data_seed` (else `seed`) also seeds the mixup draws.
             train_dataset: Tokenised examples: columns input_ids, attention_mask, label, and token_type_ids if any.
-            teacher: Fine-tuned teacher; needed by recipes with a kd or tmkd term. Kept outside the student, so that
-                it is neither saved nor optimised.
+            teacher: Fine-tuned teacher; needed by recipes with a kd, pkd or tmkd term. Kept outside the student, so
+                that it is neither saved nor optimised.
             teacher_logits: The teacher's logits of train_dataset's rows, shape (num_examples, num_classes); computed
                 here when a kd term needs them and they are not given.
+            teacher_states: The teacher's [CLS] states of these rows after the layers that pkd maps, shape
+                (num_examples, num_mapped, hidden); a memory-mapped array costs no memory. Computed here when a pkd
+                term needs them and they are not given.
             teacher_dtype: Precision of the teacher's forward over mixed rows, e.g. torch.bfloat16.
             **kwargs: Passed on to Trainer, such as processing_class: a tokenizer to be saved with the student.
 
         Raises:
-            UserError: If the recipe needs a teacher and there is none, the teacher's classes or logits do not fit
-                the student's or the data, or the recipe cannot be run on several processes or GPUs as asked.
+            UserError: If the recipe needs a teacher and there is none, the teacher does not fit the student or the
+                data, or the recipe cannot be run on several processes or GPUs as asked.
         """
         if args.n_gpu > 1:
             raise UserError(
                 f"One process sees {args.n_gpu} GPUs; start one process per GPU with `torchrun --nproc_per_node "
                 f"{args.n_gpu} -m mixkd ...`, or choose one with CUDA_VISIBLE_DEVICES=0."
             )
-        needs_teacher = recipe.tmkd_weight or (recipe.kd_weight and teacher_logits is None)
-        if needs_teacher and teacher is None:
-            raise UserError("This recipe distils from a teacher: give DistillationTrainer one (teacher=...).")
-        if teacher is not None and teacher.config.num_labels != model.config.num_labels:
-            raise UserError(
-                f"The teacher has {teacher.config.num_labels} classes and the student {model.config.num_labels}; "
-                "both must be built for the same task."
-            )
-        shape = (len(train_dataset), model.config.num_labels)
-        if teacher_logits is not None and tuple(teacher_logits.shape) != shape:
-            raise UserError(
-                f"teacher_logits has shape {tuple(teacher_logits.shape)}, but examples and classes ask for "
-                f"{shape}; give a row per example of train_dataset."
-            )
-        args.remove_unused_columns = False  # `row` is not an argument of the model
-        keep = [name for name in (*MODEL_COLUMNS, "label", "length") if name in train_dataset.column_names]
-        rows = train_dataset.select_columns(keep).add_column("row", list(range(len(train_dataset))))
-        pad_token_id = model.config.pad_token_id or 0
-        super().__init__(
-            model,
-            args,
-            data_collator=RowCollator(pad_token_id),
-            train_dataset=rows,
-            **kwargs,
-        )
-        self.model_accepts_loss_kwargs = True  # count num_items_in_batch, also for models without loss kwargs
-        self.recipe = recipe
-        self.num_labels = model.config.num_labels
-        self.teacher = None
-        self.teacher_logits = None
-        if recipe.kd_weight:
-            if teacher_logits is None:
-                teacher_logits = predict_logits(teacher, train_dataset, args.device)
-            self.teacher_logits = torch.as_tensor(teacher_logits, dtype=torch.float32)
-        if recipe.tmkd_weight:
-            if teacher.dtype != teacher_dtype:  # convert a copy: the caller's teacher stays as it is
-                teacher = copy.deepcopy(teacher).to(teacher_dtype)
-            self.teacher = teacher.to(args.device).eval()
-        self.train_labels = torch.tensor(train_dataset["label"])
-        self.tokens: TokenTable | None = None
-        if recipe.uses_mixup:
-            self.tokens = TokenTable.from_columns(
-                {name: train_dataset[name] for name in MODEL_COLUMNS if name in train_dataset.column_names},
-                pad_token_id,
-            )
         if "batch" in (recipe.mixup.partner, recipe.mixup.lam_per) and recipe.uses_mixup and args.world_size > 1:
             raise UserError(
                 "partner and lam_per can be `batch` in one process only, where the whole batch is at hand; "
                 "choose partner=uniform and lam_per=example."
             )
-        self._epoch_mixup: tuple[int, EpochMixup] | None = None
+        args.remove_unused_columns = False  # `row` is not an argument of the model
+        keep = [name for name in (*MODEL_COLUMNS, "label", "length") if name in train_dataset.column_names]
+        rows = train_dataset.select_columns(keep).add_column("row", np.arange(len(train_dataset)))
+        super().__init__(model, args, train_dataset=rows, **kwargs)
+        self.model_accepts_loss_kwargs = True  # count num_items_in_batch, also for models without loss kwargs
+        self.recipe = recipe
+        self.columns = model_columns(self.model)
+        self.num_labels: int = self.model.config.num_labels
+        pad_token_id = self.model.config.pad_token_id or 0
+        self.data_collator = RowCollator(pad_token_id)
+        self.train_labels = torch.tensor(train_dataset["label"])
+        self.tokens = TokenTable(train_dataset, pad_token_id)
+        self._epoch_pairs: tuple[tuple[int, int, int], EpochMixup, list[MixupPairs] | None] | None = None
+        self._prepare_teacher(train_dataset, teacher, teacher_logits, teacher_states, teacher_dtype)
+
+    def _prepare_teacher(
+        self,
+        train_dataset: Dataset,
+        teacher: PreTrainedModel | None,
+        logits: Tensor | Array | None,
+        states: Array | None,
+        dtype: torch.dtype,
+    ) -> None:
+        """Check what is asked of the teacher, and compute what is computed once."""
+        recipe, config = self.recipe, self.model.config
+        if recipe.uses_teacher and recipe.distance == "kl" and self.num_labels == 1:
+            raise UserError("A regression has no class probabilities for distance=kl; choose distance=mse.")
+        lacks_logits, lacks_states = recipe.kd_weight and logits is None, recipe.pkd_weight and states is None
+        if teacher is None and (recipe.tmkd_weight or lacks_logits or recipe.pkd_weight):
+            raise UserError("This recipe distils from a teacher: give DistillationTrainer one (teacher=...).")
+        if teacher is not None and teacher.config.num_labels != self.num_labels:
+            raise UserError(
+                f"The teacher has {teacher.config.num_labels} classes and the student {self.num_labels}; "
+                "both must be built for the same task."
+            )
+        level, layers = recipe.mixup.level, config.num_hidden_layers
+        if recipe.uses_mixup and level != "embeddings" and level > layers:
+            raise UserError(f"level {level} is above the student's {layers} layers; choose 1 to {layers}.")
+        self.teacher_logits, self.teacher_states, self.teacher = None, None, None
+        if recipe.kd_weight:
+            given = predict_logits(teacher, train_dataset, self.args.device) if lacks_logits else logits
+            self.teacher_logits = torch.as_tensor(np.asarray(given), dtype=torch.float32)
+            _check_shape("teacher_logits", self.teacher_logits, (len(train_dataset), self.num_labels))
+        if recipe.pkd_weight:
+            assert teacher is not None
+            if teacher.config.hidden_size != config.hidden_size:
+                raise UserError(
+                    "PKD compares hidden states of one size, but the teacher's is "
+                    f"{teacher.config.hidden_size} and the student's {config.hidden_size}; choose recipe kd."
+                )
+            self.pkd_layers = recipe.pkd.map_layers(teacher.config.num_hidden_layers, layers)
+            if lacks_states:
+                states = predict_states(teacher, train_dataset, self.pkd_layers, self.args.device)
+            self.teacher_states = states
+            _check_shape("teacher_states", states, (len(train_dataset), len(self.pkd_layers), config.hidden_size))
+        if recipe.tmkd_weight:
+            assert teacher is not None
+            if teacher.dtype != dtype:  # convert a copy: the caller's teacher stays as it is
+                teacher = copy.deepcopy(teacher).to(dtype)
+            self.teacher = teacher.to(self.args.device).eval()
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
-        strategy = self.args.train_sampling_strategy
-        if strategy == "sequential":
+        if self.args.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(train_dataset)
-        lengths = np.array([len(ids) for ids in self.train_dataset["input_ids"]])
-        examples_per_step = (
-            self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
-        )
-        return EpochSampler(
-            len(lengths),
-            lengths if strategy == "group_by_length" else None,
-            examples_per_step,
-            self._data_seed(),
-            self._current_epoch,
-        )
+        return EpochSampler(self._order, len(self.train_labels), self._current_epoch)
+
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        lengths = self.tokens.lengths if self._groups_lengths() else None
+        return epoch_order(len(self.train_labels), lengths, self._examples_per_step(), self._data_seed(), epoch)
+
+    def _groups_lengths(self) -> bool:
+        return self.args.train_sampling_strategy == "group_by_length"
+
+    def _examples_per_step(self) -> int:
+        args = self.args
+        return args.train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
 
     def _data_seed(self) -> int:
         return self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -190,17 +195,57 @@ class DistillationTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], Tensor | int | None]:
-        """The micro-batches of an optimizer step, with mixed pairs drawn for all of them together."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.tokens is not None and batches:
-            pairs = self._mixup(np.concatenate([batch["rows"] for batch in batches]))
-            first = 0
-            for batch in batches:
-                last = first + len(batch["rows"])
-                part = slice(*np.searchsorted(pairs.source, [first, last]))  # sources are sorted
-                batch["pairs"] = MixupPairs(pairs.source[part] - first, pairs.partner[part], pairs.lam[part])._asdict()
-                first = last
-        return batches, num_items
+        """The micro-batches of an optimizer step, with their mixed examples."""
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        for number, batch in enumerate(batches):
+            self._cut_fillers(batch, number)
+        if self.recipe.uses_mixup and batches:
+            for batch, pairs in zip(batches, self._mixup([_real_rows(batch) for batch in batches]), strict=True):
+                batch["pairs"] = pairs._asdict()
+        return batches, self._get_num_items_in_batch(batches, device)
+
+    def _cut_fillers(self, batch: dict[str, Any], number: int) -> None:
+        """Take out of a micro-batch what fills the epoch's last step up in several processes: rows of its start.
+
+        If nothing is left, one row stays for the forward, whose label -100 keeps it from counting.
+        """
+        size, processes, index = self.args.train_batch_size, *self._process()
+        first = self._step() * self._examples_per_step() + (number * processes + index) * size
+        num_real = min(len(batch["rows"]), max(0, len(self.train_labels) - first))
+        if num_real < len(batch["rows"]):
+            for name, values in batch.items():
+                batch[name] = values[: max(1, num_real)]
+        batch["is_filler"] = num_real == 0
+        if num_real == 0:
+            batch["labels"] = torch.full_like(batch["labels"], -100)
+
+    def _process(self) -> tuple[int, int]:
+        """Number of processes, and the index of this one."""
+        return self.accelerator.num_processes, self.accelerator.process_index
+
+    def _step(self) -> int:
+        """The optimizer step that comes next, within its epoch."""
+        steps_per_epoch = -(-len(self.train_labels) // self._examples_per_step())
+        return self.state.global_step - self._current_epoch() * steps_per_epoch
+
+    def _mixup(self, rows_of_batches: list[NDArray[np.int64]]) -> list[MixupPairs]:
+        """The mixed examples of the micro-batches of this process in the step that comes next."""
+        mixup, key = self.recipe.mixup, (self._current_epoch(), self._data_seed(), self._examples_per_step())
+        if self._epoch_pairs is None or self._epoch_pairs[0] != key:
+            draws = EpochMixup(len(self.train_labels), self._data_seed(), self._current_epoch(), mixup)
+            by_step = None
+            if self._groups_lengths() and mixup.partner == "uniform" and mixup.lam_per == "example":
+                order = self._order(self._current_epoch())
+                by_step = draws.by_length(self.tokens.lengths, order, self._examples_per_step())
+            self._epoch_pairs = (key, draws, by_step)
+        _, draws, by_step = self._epoch_pairs
+        if by_step is not None:
+            processes, index = self._process()
+            pairs = by_step[self._step()].part(slice(index, None, processes))
+            return [pairs.part(part) for part in np.array_split(np.arange(len(pairs.source)), len(rows_of_batches))]
+        pairs = draws.of_rows(np.concatenate(rows_of_batches))
+        ends = np.cumsum([draws.num_copies[rows].sum() for rows in rows_of_batches])
+        return [pairs.part(slice(start, end)) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     def compute_loss(
         self,
@@ -209,95 +254,109 @@ class DistillationTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, Any]:
-        """The recipe's loss in training; plain cross-entropy in evaluation."""
+        """The recipe's loss in training; the label loss in evaluation."""
         inputs = dict(inputs)
         labels, rows, drawn = inputs.pop("labels"), inputs.pop("rows", None), inputs.pop("pairs", None)
+        is_filler = inputs.pop("is_filler", False)
+        inputs = {name: tensor for name, tensor in inputs.items() if name in self.columns}
         if not model.training:
             outputs = model(**inputs)
-            loss = cross_entropy(outputs.logits, labels).mean()
+            loss = label_loss(outputs.logits, labels).mean()
             return (loss, outputs) if return_outputs else loss
 
-        recipe, batch_size = self.recipe, len(labels)
-        pairs, teacher_mixed = None, None
-        if self.tokens is not None:
-            pairs = MixupPairs(**drawn) if drawn else self._mixup(rows)
-        if pairs is not None and len(pairs.source):
-            inputs, teacher_mixed = self._with_mixed_rows(model, inputs, rows, pairs)
-        else:  # with a ratio below 1, a batch may have no mixed example
-            pairs = None
-        outputs = model(**inputs)
-        logits, mixed_logits = outputs.logits[:batch_size], outputs.logits[batch_size:]
+        pairs = MixupPairs(**drawn) if drawn else None
+        if self.recipe.uses_mixup and pairs is None:  # called by hand, not by the training loop
+            draws = EpochMixup(len(self.train_labels), self._data_seed(), self._current_epoch(), self.recipe.mixup)
+            pairs = draws.of_rows(rows)
+        options = {"output_hidden_states": True} if self.recipe.pkd_weight else {}
+        teacher_mixed = None
+        if pairs is not None and len(pairs.source):  # with a ratio below 1, a batch may have no mixed example
+            outputs, teacher_mixed = self._forward_mixed(model, rows, pairs, options)
+        else:
+            outputs, pairs = model(**inputs, **options), None
 
-        loss = recipe.mle_weight * cross_entropy(logits, labels).sum()
-        if recipe.kd_weight:
-            target = self.teacher_logits[torch.from_numpy(rows)].to(logits.device, non_blocking=True)
-            loss = loss + recipe.kd_weight * self._distance(logits, target).sum()
-        if recipe.sm_weight and pairs is not None:
-            mixed_labels = self._mixed_labels(labels, pairs)
-            loss = loss + recipe.sm_weight / recipe.mixup.mix_ratio * cross_entropy(mixed_logits, mixed_labels).sum()
-        if recipe.tmkd_weight and pairs is not None:
-            distance = self._distance(mixed_logits, teacher_mixed)
-            loss = loss + recipe.tmkd_weight / recipe.mixup.mix_ratio * distance.sum()
-
+        loss = self._loss_of_originals(outputs, labels, rows) * (0.0 if is_filler else 1.0)
+        if pairs is not None:
+            loss = loss + self._loss_of_mixed(outputs.logits[len(labels) :], pairs, teacher_mixed)
         # With several processes the items are those of all of them, and gradients are averaged afterwards.
-        num_items = batch_size if num_items_in_batch is None else num_items_in_batch
+        num_items = len(labels) if num_items_in_batch is None else num_items_in_batch
         is_total = num_items_in_batch is not None and self.args.average_tokens_across_devices
         loss = loss / num_items * (self.accelerator.num_processes if is_total else 1)
         return (loss, outputs) if return_outputs else loss
 
+    def _loss_of_originals(self, outputs: Any, labels: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        """Sum over the originals, which come first in the outputs, of the terms on them."""
+        recipe, logits = self.recipe, outputs.logits[: len(labels)]
+        loss = recipe.mle_weight * label_loss(logits, labels).sum()
+        if recipe.kd_weight:
+            target = self.teacher_logits[torch.from_numpy(rows)].to(logits.device, non_blocking=True)
+            loss = loss + recipe.kd_weight * self._distance(logits, target).sum()
+        if recipe.pkd_weight:
+            layers = outputs.hidden_states[1 : len(self.pkd_layers) + 1]
+            states = torch.stack([layer[: len(labels), 0] for layer in layers], dim=1)  # (batch, num_mapped, hidden)
+            target = _to_device(states.device, np.array(self.teacher_states[rows]))
+            loss = loss + recipe.pkd_weight * pkd_loss(states, target, recipe.pkd.normalize, recipe.pkd.reduction).sum()
+        return loss
+
+    def _loss_of_mixed(self, logits: Tensor, pairs: MixupPairs, teacher_logits: Tensor | None) -> Tensor:
+        """Sum over mixed examples, whose logits have shape (num_mixed, num_classes), of the terms on them."""
+        recipe, loss = self.recipe, logits.new_zeros(())
+        if recipe.sm_weight:
+            loss = loss + recipe.sm_weight * label_loss(logits, self._mixed_labels(logits.device, pairs)).sum()
+        if teacher_logits is not None:
+            loss = loss + recipe.tmkd_weight * self._distance(logits, teacher_logits).sum()
+        return loss / recipe.mixup.mix_ratio
+
     def _distance(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         return distillation_loss(student_logits, teacher_logits, self.recipe.distance, self.recipe.temperature)
 
-    def _mixup(self, rows: NDArray[np.int64]) -> MixupPairs:
-        epoch = self._current_epoch()
-        if self._epoch_mixup is None or self._epoch_mixup[0] != epoch:
-            draws = EpochMixup(len(self.train_labels), self._data_seed(), epoch, self.recipe.mixup)
-            self._epoch_mixup = (epoch, draws)
-        return self._epoch_mixup[1].pairs(rows)
+    def _mixed_labels(self, device: torch.device, pairs: MixupPairs) -> Tensor:
+        labels = (self.train_labels[torch.from_numpy(np.ascontiguousarray(rows))] for rows in pairs[:2])
+        labels, partner_labels = (part.to(device, non_blocking=True) for part in labels)
+        return mix_labels(labels, partner_labels, _to_device(device, pairs.lam), self.num_labels)
 
-    def _mixed_labels(self, labels: Tensor, pairs: MixupPairs) -> Tensor:
-        partner_labels = self.train_labels[torch.from_numpy(pairs.partner)].to(labels.device, non_blocking=True)
-        source, lam = _to_device(labels.device, pairs.source, pairs.lam)
-        return mix_labels(labels[source], partner_labels, lam, self.num_labels)
+    def _level_of(self, network: PreTrainedModel) -> Level:
+        """Where a network is mixed: at the same relative depth as the student."""
+        level = self.recipe.mixup.level
+        if level == "embeddings":
+            return level
+        return max(1, round(level * network.config.num_hidden_layers / self.model.config.num_hidden_layers))
 
-    def _with_mixed_rows(
-        self, model: nn.Module, inputs: dict[str, Tensor], rows: NDArray[np.int64], pairs: MixupPairs
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The student's inputs with the mixed rows after the originals, and the teacher's logits of mixed rows."""
-        assert self.tokens is not None
-        all_rows = np.concatenate([rows, pairs.partner])  # (batch + num_mixed,)
+    def _forward_mixed(
+        self, model: nn.Module, rows: NDArray[np.int64], pairs: MixupPairs, options: dict[str, Any]
+    ) -> tuple[Any, Tensor | None]:
+        """The student's outputs for originals and then mixed rows, and the teacher's logits of the mixed rows."""
+        student, device = self.accelerator.unwrap_model(model), self.args.device
+        all_rows = np.concatenate([rows, pairs.source, pairs.partner])  # (batch + 2 * num_mixed,)
         length = int(self.tokens.lengths[all_rows].max())
-        device = inputs["input_ids"].device
-        ids, mask, types = (
-            tensor.to(device, non_blocking=True) for tensor in self.tokens.batch(all_rows, length)
-        )  # each (batch + num_mixed, length)
-        source, lam = _to_device(device, pairs.source, pairs.lam)
-        partner = slice(len(rows), None)
-        mixed_mask = mix_masks(mask[source], mask[partner])
-        mixed_types = mix_token_types(types[source], types[partner], mask[source], mask[partner])
-
-        def embed(network: PreTrainedModel) -> tuple[Tensor, Tensor]:
-            embeddings = network.get_input_embeddings()(ids)  # (batch + num_mixed, length, hidden)
-            return embeddings, mix_embeddings(embeddings[source], embeddings[partner], lam)
-
-        has_types = "token_type_ids" in inputs
-        teacher_mixed = None
+        texts = {
+            name: tensor.to(device, non_blocking=True) for name, tensor in self.tokens.batch(all_rows, length).items()
+        }  # each (batch + 2 * num_mixed, length)
+        lam = _to_device(device, pairs.lam)
+        teacher_logits = None
         if self.teacher is not None:
             with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-                teacher_inputs = {"inputs_embeds": embed(self.teacher)[1], "attention_mask": mixed_mask}
-                if has_types:
-                    teacher_inputs["token_type_ids"] = mixed_types
-                teacher_mixed = self.teacher(**teacher_inputs).logits
-            teacher_mixed = teacher_mixed.clone()  # an ordinary tensor: inference tensors cannot enter autograd
-        embeddings, mixed = embed(self.accelerator.unwrap_model(model))
-        student_inputs = {
-            "inputs_embeds": torch.cat([embeddings[: len(rows)], mixed]),
-            "attention_mask": torch.cat([mask[: len(rows)], mixed_mask]),
-        }
-        if has_types:
-            student_inputs["token_type_ids"] = torch.cat([types[: len(rows)], mixed_types])
-        return student_inputs, teacher_mixed
+                mixed_texts = {name: tensor[len(rows) :] for name, tensor in texts.items()}
+                inputs, mixing = mixed_inputs(self.teacher, self._level_of(self.teacher), mixed_texts, lam)
+                with mixing:
+                    teacher_logits = self.teacher(**inputs).logits
+            teacher_logits = teacher_logits.clone()  # an ordinary tensor: inference tensors cannot enter autograd
+        inputs, mixing = mixed_inputs(student, self._level_of(student), texts, lam)
+        with mixing:
+            return model(**inputs, **options), teacher_logits
 
 
-def _to_device(device: torch.device, *arrays: NDArray[Any]) -> list[Tensor]:
-    return [torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True) for array in arrays]
+def _check_shape(name: str, array: Tensor | Array, shape: tuple[int, ...]) -> None:
+    if tuple(array.shape) != shape:
+        raise UserError(
+            f"{name} has shape {tuple(array.shape)}, but examples and model ask for {shape}; give a row per example of "
+            "train_dataset."
+        )
+
+
+def _real_rows(batch: dict[str, Any]) -> NDArray[np.int64]:
+    return batch["rows"][: 0 if batch["is_filler"] else None]
+
+
+def _to_device(device: torch.device, array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)

@@ -7,9 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
-from datasets import Dataset
+from accelerate.utils import broadcast_object_list
 from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -20,60 +23,64 @@ from transformers import (
 )
 
 from mixkd import store as evidence
-from mixkd.evaluate import CachedLogits, Logits, Part, evaluate
-from mixkd.experiment import Experiment, Report
+from mixkd.card import measured_latency, model_card
+from mixkd.evaluate import evaluate, predict
+from mixkd.examples import RunExamples, load_examples
+from mixkd.experiment import Experiment
+from mixkd.interpolation import interpolation
+from mixkd.metrics import compute_scores
 from mixkd.models import build_student, count_parameters, load_classifier, load_tokenizer, predict_logits
-from mixkd.store import Record, Store, UserError, content_id
-from mixkd.tasks import Task, load_task, subsample, tokenize
+from mixkd.runs import Options, Report
+from mixkd.store import Record, Store, UserError, content_id, is_first_process
+from mixkd.tasks import Task
+from mixkd.teacher import CachedTeacher
 from mixkd.trainer import DistillationTrainer
+from mixkd.vocabulary import use_tokens_of, use_whole_table
 
 #: A killed run loses at most about this much work. A checkpoint of MiniLM is written in about half a second.
 CHECKPOINT_INTERVAL_S = 60.0
 
 
 def train_and_record(
-    experiment: Experiment,
-    pinned: Experiment,
-    store: Store,
-    teacher_run: str | None,
-    data_dir: str | Path | None,
-    device: str | None,
-    gradient_accumulation_steps: int,
-    report: Report,
+    experiment: Experiment, pinned: Experiment, store: Store, teacher_run: str | None, options: Options, report: Report
 ) -> Record:
-    """Do the run of `mixkd.run`, whose lock the caller holds; see there for the arguments."""
+    """Do the run of `mixkd.run`, whose lock the caller holds.
+
+    Args:
+        experiment: What to run.
+        pinned: The same with the fingerprints that make its id.
+        store: Where to.
+        teacher_run: Run id of the teacher; None if this run makes one.
+        options: How.
+        report: Told about progress.
+    """
     started_at = evidence.now()
     run_id = content_id(pinned.identity())
-    for left_over in store.run_dir(run_id).glob(".*"):  # what a killed process was writing
-        shutil.rmtree(left_over, ignore_errors=True)
-    args = _training_arguments(experiment, store.run_dir(run_id), device, gradient_accumulation_steps)
-    parts = _parts(experiment, data_dir)
-    task = parts[0].task
-    teacher = None if teacher_run is None else CachedLogits(store, teacher_run, task.label_names, args.device)
-    tokenizer = load_tokenizer(experiment.teacher)
-    trainer = _train(experiment, args, tokenizer, parts[0], teacher, report)
+    if is_first_process():
+        for left_over in store.run_dir(run_id).glob(".*"):  # what a killed process was writing
+            shutil.rmtree(left_over, ignore_errors=True)
+    args = _training_arguments(experiment, store.run_dir(run_id), options)
+    with args.main_process_first(local=False):  # it writes the caches, the others find them
+        examples = load_examples(experiment, store, options)
+    label_names = examples.task.label_names
+    teacher = (
+        None if teacher_run is None else CachedTeacher(store, store.model_dir(teacher_run), label_names, args.device)
+    )
+    trainer = _train(experiment, args, examples, teacher, report)
     if trainer.is_world_process_zero():
         with evidence.atomic_path(store.model_dir(run_id)) as folder:
             trainer.model.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
+            trainer.processing_class.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
 
     report(1.0, "evaluating")
-    # What is measured is the checkpoint as others will load it: in float32, without Trainer's autocast.
-    if teacher is None:  # the logits are those that its students will ask for
-        logits_of = CachedLogits(store, run_id, task.label_names, args.device).of
-    else:
-        student = load_classifier(str(store.model_dir(run_id)), task.label_names).to(args.device)
-
-        def logits_of(part: Part) -> Logits:
-            return predict_logits(student, part.examples)
-
-    measurements, examples = evaluate(parts, logits_of, None if teacher is None else teacher.of)
+    measurements, tables = _measure(store.model_dir(run_id), examples, args.device, teacher, store)
     parameters, embedding_parameters = count_parameters(trainer.model)
     measurements |= {
         "num_parameters": parameters,
         "num_embedding_parameters": embedding_parameters,
-        "num_train_examples": len(parts[0].examples),
+        **examples.counts,
+        **_selection(trainer),
     }
     if not all(math.isfinite(value) for value in measurements.values()):
         raise UserError(f"The run {run_id} diverged (its loss is not finite); lower the learning rate.")
@@ -91,48 +98,81 @@ def train_and_record(
         history=_history_by_epoch(trainer.state.log_history),
     )
     if trainer.is_world_process_zero():
-        with evidence.atomic_path(store.run_dir(run_id) / "examples.parquet") as path:
-            examples.to_parquet(path, index=False)
+        for name, table in tables.items():
+            with evidence.atomic_path(store.run_dir(run_id) / f"{name}.parquet") as path:
+                table.to_parquet(path, index=False)
+        latency = measured_latency(store.benchmarks_dir, parameters)
+        card = model_card(record, examples.task, tables["examples"], latency)
+        evidence.write_text(store.model_dir(run_id) / "README.md", card)
         store.save_run(record)
+        logs = Path(args.output_dir) / "runs"  # TensorBoard's
+        if logs.is_dir():
+            logs.replace(store.run_dir(run_id) / "tensorboard")
         shutil.rmtree(args.output_dir, ignore_errors=True)
     return record
 
 
-def _parts(experiment: Experiment, data_dir: str | Path | None) -> list[Part]:
-    """What is evaluated: the training examples used, validation, test, and the test sets of the shifted tasks."""
-    task = load_task(experiment.task, data_dir)
-    splits = _tokenized(task, experiment)
-    train = subsample(splits["train"], experiment.train_fraction, experiment.data_seed)
-    if len(train) < 2:
-        raise UserError(f"{experiment.train_fraction:.2%} of {task.name} is fewer than 2 examples; take more.")
-    parts = [Part("train", task, splits["train"], train)]
-    parts += [Part(name, task, splits[name], splits[name]) for name in ("validation", "test")]
-    for name in task.shifted:
-        shifted = load_task(name, data_dir)
-        test = _tokenized(shifted, experiment)["test"]
-        parts.append(Part(f"shift/{name}", shifted, test, test))
-    return parts
+def _measure(
+    folder: Path, examples: RunExamples, device: torch.device, teacher: CachedTeacher | None, store: Store
+) -> tuple[dict[str, float], dict[str, pd.DataFrame]]:
+    """Measurements of a saved model, and the tables behind them by name.
+
+    What is measured is the checkpoint as others will load it: in float32, without Trainer's autocast.
+    """
+    label_names = examples.task.label_names
+    if teacher is None:  # the logits are those that its students will ask for
+        measurements, table = evaluate(examples.parts, CachedTeacher(store, folder, label_names, device).of, None)
+        return measurements, {"examples": table}
+    student = load_classifier(str(folder), label_names).to(device)
+    measurements, table = evaluate(examples.parts, lambda part: predict_logits(student, part.examples), teacher.of)
+    heldout = examples.part(examples.task.heldout).examples
+    on_path, path = interpolation(student, teacher.walk, heldout)
+    return measurements | on_path, {"examples": table, "interpolation": path}
 
 
 def _train(
     experiment: Experiment,
     args: TrainingArguments,
-    tokenizer: PreTrainedTokenizerBase,
-    train: Part,
-    teacher: CachedLogits | None,
+    examples: RunExamples,
+    teacher: CachedTeacher | None,
     report: Report,
 ) -> DistillationTrainer:
     """Build the model and train it, from the last checkpoint if there is one."""
+    recipe, training = experiment.recipe_object(), examples.training
+    train = examples.part("train")
+    logits = states = None
+    try:
+        model, tokenizer = _build_model(experiment, examples.task, None if teacher is None else teacher.model)
+        if teacher is not None and recipe.pkd_weight:
+            depths = teacher.model.config.num_hidden_layers, model.config.num_hidden_layers
+            states = teacher.states(training, recipe.pkd.map_layers(*depths))
+    except ValueError as error:  # layers that the models do not have
+        raise UserError(f"{experiment.label()}: {error}.") from error
+    if teacher is not None and recipe.kd_weight:
+        logits = teacher.of(train) if training is train.examples else teacher.logits(training)
+    callbacks = [_Checkpoint(), _ReportSteps(report)]
+    if experiment.patience is not None:
+        callbacks.append(EarlyStoppingCallback(experiment.patience))
+    metric = examples.task.metrics[0]
+
+    def validation_score(answers: EvalPrediction) -> dict[str, float]:
+        return {"score": compute_scores(metric, predict(answers.predictions), answers.label_ids)}
+
+    validation = [examples.part("validation").examples] if experiment.best_epoch else []
+    use_tokens_of(model, [training, *validation])
     trainer = DistillationTrainer(
-        _build_model(experiment, train.task, None if teacher is None else teacher.model),
-        experiment.recipe_object(),
-        args,
-        train.examples,
+        model,
+        recipe=recipe,
+        args=args,
+        train_dataset=training,
+        eval_dataset=validation[0] if validation else None,
+        compute_metrics=validation_score,
         teacher=None if teacher is None else teacher.model,
-        teacher_logits=None if teacher is None else teacher.of(train),
+        teacher_logits=logits,
+        teacher_states=states,
         teacher_dtype=torch.bfloat16 if experiment.teacher_precision == "bf16" else torch.float32,
         processing_class=tokenizer,
-        callbacks=[_Checkpoint(), _ReportSteps(report)],
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # progress is reported, and the log is kept in the record
     if experiment.num_epochs:
@@ -143,21 +183,43 @@ def _train(
                 f"The device ran out of memory in {experiment.label()}; raise --gradient_accumulation_steps or "
                 "lower --max_length."
             ) from error
+    use_whole_table(model)
     return trainer
 
 
-def _build_model(experiment: Experiment, task: Task, teacher: PreTrainedModel | None) -> PreTrainedModel:
-    if experiment.student_layers is None:
-        return load_classifier(experiment.teacher, task.label_names, seed=experiment.init_seed)
-    source = teacher
-    if experiment.init_from == "pretrained" or source is None:
+def _build_model(
+    experiment: Experiment, task: Task, teacher: PreTrainedModel | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What is trained, and the tokenizer to be saved with it."""
+    tokenizer = load_tokenizer(experiment.teacher)
+    if experiment.student is not None:
+        own = load_tokenizer(experiment.student)
+        if own.get_vocab() != tokenizer.get_vocab():
+            raise UserError(
+                f"The student {experiment.student} and the teacher {experiment.teacher} have different vocabularies; "
+                "mixup needs one that they share."
+            )
+        return load_classifier(experiment.student, task.label_names, seed=experiment.init_seed), own
+    if teacher is None or experiment.init_from == "pretrained":
         source = load_classifier(experiment.teacher, task.label_names, seed=experiment.init_seed)
-    return build_student(source, experiment.student_layers, experiment.init, seed=experiment.init_seed)
+    else:
+        source = teacher
+    if experiment.student_layers is None:
+        return source, tokenizer
+    return build_student(source, experiment.student_layers, experiment.init, seed=experiment.init_seed), tokenizer
 
 
-def _training_arguments(
-    experiment: Experiment, folder: Path, device: str | None, accumulation: int
-) -> TrainingArguments:
+def _selection(trainer: DistillationTrainer) -> dict[str, float]:
+    """How many epochs were run, and which one was kept if validation chose it."""
+    state = trainer.state
+    selection = {"num_epochs_run": float(round(state.epoch or 0))}
+    if state.best_global_step:
+        selection["best_epoch"] = float(round(state.best_global_step / state.global_step * selection["num_epochs_run"]))
+    return selection
+
+
+def _training_arguments(experiment: Experiment, folder: Path, options: Options) -> TrainingArguments:
+    device, accumulation = options.device, options.gradient_accumulation_steps
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if experiment.batch_size % (accumulation * processes):
         raise UserError(
@@ -169,6 +231,7 @@ def _training_arguments(
         available = "cpu or cuda" if has_cuda else "cpu (there is no CUDA device here)"
         raise UserError(f"The device {device!r} cannot be used; choose {available}.")
     use_cpu = device == "cpu" or not has_cuda
+    per_epoch = "epoch" if experiment.best_epoch else "no"
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=experiment.batch_size // (accumulation * processes),
@@ -186,9 +249,13 @@ def _training_arguments(
         optim="adamw_torch_fused",
         logging_strategy="epoch",
         logging_nan_inf_filter=False,  # a loss that is not finite must be seen
-        save_strategy="no",  # _Checkpoint saves, by the clock
+        save_strategy=per_epoch,  # _Checkpoint also saves, by the clock
         save_total_limit=2,
-        report_to="none",
+        eval_strategy=per_epoch,
+        load_best_model_at_end=experiment.best_epoch,
+        metric_for_best_model="score",
+        restore_callback_states_from_checkpoint=True,  # patience goes on counting
+        report_to=options.report_to,
         disable_tqdm=True,
     )
 
@@ -200,7 +267,13 @@ class _Checkpoint(TrainerCallback):
         self.last = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if time.monotonic() - self.last > CHECKPOINT_INTERVAL_S:
+        if args.world_size > 1 and state.global_step % 20:
+            return
+        # The end of an epoch is saved after its evaluation, if there is one: resumed before it, the epoch had none.
+        is_due = time.monotonic() - self.last > CHECKPOINT_INTERVAL_S and not state.epoch.is_integer()
+        if args.world_size > 1:  # saving takes all processes, so the first one's clock decides
+            is_due = broadcast_object_list([is_due])[0]
+        if is_due:
             control.should_log = control.should_save = True  # the mean loss since the last entry is not in a checkpoint
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -224,21 +297,6 @@ class _ReportSteps(TrainerCallback):
             self.report(state.global_step / state.max_steps, f"step {state.global_step}/{state.max_steps}")
 
 
-_TOKENIZED: dict[tuple[str, str, int], dict[str, Dataset]] = {}
-
-
-def _tokenized(task: Task, experiment: Experiment) -> dict[str, Dataset]:
-    """The task's splits with the teacher's tokens, kept for the next run of this process."""
-    key = (task.fingerprint, experiment.teacher, experiment.max_length)
-    if key not in _TOKENIZED:
-        tokenizer = load_tokenizer(experiment.teacher)
-        _TOKENIZED[key] = {
-            split: tokenize(dataset, tokenizer, experiment.max_length, task.is_pair)
-            for split, dataset in task.dataset.items()
-        }
-    return _TOKENIZED[key]
-
-
 def _history_by_epoch(log: list[dict[str, Any]]) -> list[dict[str, float]]:
     """The mean loss of every epoch, whose steps are in several entries if a checkpoint was saved inside it."""
     history: dict[int, dict[str, float]] = {}
@@ -255,6 +313,11 @@ def _history_by_epoch(log: list[dict[str, Any]]) -> list[dict[str, float]]:
             "grad_norm": float(entry["grad_norm"]),
         }
         last_step = entry["step"]
+    for entry in (entry for entry in log if "eval_score" in entry):
+        history[math.ceil(entry["epoch"])] |= {
+            "validation_score": float(entry["eval_score"]),
+            "validation_loss": float(entry["eval_loss"]),
+        }
     return list(history.values())
 
 

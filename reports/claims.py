@@ -20,6 +20,12 @@ LIMITED_TASK = "vader-movie"
 LIMITED_FRACTION = 0.1
 LIMITED_LAYERS = 3
 
+#: What the arm and the reference of a test on runs can be, beside recipes and the teacher.
+PRECISIONS = ("bf16", "fp32")
+
+#: Scores that differ by less than this count as equivalent.
+EQUIVALENT_SCORE = 0.02
+
 Outcome = Literal["supported", "contradicted", "inconclusive", "not run"]
 Family = Literal["confirmatory", "control"]
 Statistic = Literal[
@@ -41,7 +47,7 @@ class Test(_Frozen):
 
     Attributes:
         measure: Column of the evidence; "coefficient" stands for all of a world's ``coefficient_*``.
-        arm: Role of the study, recipe of the runs, or "student" of the benchmarks.
+        arm: Role of the study, recipe or precision of the runs, or "student" of the benchmarks.
         reference: What the arm is held against, in the same words; None where it stands alone.
     """
 
@@ -91,7 +97,7 @@ def _theory(id: str, statement: str, source: str, *tests: Test, control: bool = 
     )
 
 
-def _training(id: str, statement: str, test: Test, source: str) -> Claim:
+def _training(id: str, statement: str, *tests: Test, source: str, command: str = "mixkd suite quick") -> Claim:
     return Claim(
         id=id,
         statement=statement,
@@ -99,8 +105,8 @@ def _training(id: str, statement: str, test: Test, source: str) -> Claim:
         family="confirmatory",
         expected="supported",
         evidence="runs",
-        tests=(test,),
-        command="mixkd suite quick",
+        tests=tests,
+        command=command,
     )
 
 
@@ -123,6 +129,14 @@ def _ratio_below(arm: str, threshold: float) -> Test:
     )
 
 
+def _equivalent(measure: str, arm: str, reference: str, margin: float) -> tuple[Test, Test]:
+    """Two one-sided tests: the mean difference lies within the margin on both sides."""
+    return (
+        _less(measure, arm, reference).model_copy(update={"threshold": margin}),
+        _more(measure, arm, reference).model_copy(update={"threshold": -margin}),
+    )
+
+
 def _at_most(statistic: Statistic, measure: str, arm: str, reference: str | None, threshold: float) -> Test:
     return Test(statistic=statistic, measure=measure, arm=arm, reference=reference, side="below", threshold=threshold)
 
@@ -139,6 +153,7 @@ _KEEPS = Test(
 _PAPER = "paper (direction of its experiments; data, model and test are ours)"
 _THEOREM = "paper (direction of its theorem, read on trained networks; data, model and test are ours)"
 _SIZE = "paper (a compressed student stays close to its teacher; the number is ours)"
+_SPEED = "ours (what makes training cheap must not cost quality)"
 
 LEDGER: tuple[Claim, ...] = (
     _theory(
@@ -213,49 +228,49 @@ LEDGER: tuple[Claim, ...] = (
         "E01",
         "With limited data, SM+TMKD scores higher on the test set than KD.",
         _more("test_score", "sm+tmkd", "kd"),
-        _PAPER,
+        source=_PAPER,
     ),
     _training(
         "E02",
         "With limited data, SM+TMKD scores higher on the test set than fine-tuning.",
         _more("test_score", "sm+tmkd", "ft"),
-        _PAPER,
+        source=_PAPER,
     ),
     _training(
         "E03",
         "With limited data, SM alone scores higher on the test set than fine-tuning.",
         _more("test_score", "sm", "ft"),
-        _PAPER,
+        source=_PAPER,
     ),
     _training(
         "E04",
         "With limited data, TMKD alone scores higher on the test set than KD.",
         _more("test_score", "tmkd", "kd"),
-        _PAPER,
+        source=_PAPER,
     ),
     _training(
         "E05",
         "With limited data, TMKD alone scores higher on the test set than fine-tuning.",
         _more("test_score", "tmkd", "ft"),
-        _PAPER,
+        source=_PAPER,
     ),
     _training(
         "E06",
         "With limited data, SM+TMKD has a smaller generalization gap than fine-tuning.",
         _less("generalization_gap", "sm+tmkd", "ft"),
-        _THEOREM,
+        source=_THEOREM,
     ),
     _training(
         "E07",
         "With limited data, SM+TMKD has a smaller generalization gap than KD.",
         _less("generalization_gap", "sm+tmkd", "kd"),
-        _THEOREM,
+        source=_THEOREM,
     ),
     _training(
         "E08",
         "With limited data, the SM+TMKD student keeps at least 90 % of its teacher's test score.",
         _KEEPS,
-        _SIZE,
+        source=_SIZE,
     ),
     Claim(
         id="E09",
@@ -270,6 +285,27 @@ LEDGER: tuple[Claim, ...] = (
             _at_most("largest", "parameters apart from embeddings", "student", "teacher", 0.6),
         ),
         command="mixkd bench",
+    ),
+    _training(
+        "E10",
+        "With limited data, SM+TMKD scores higher on the test set than PKD.",
+        _more("test_score", "sm+tmkd", "pkd"),
+        source=_PAPER,
+        command="mixkd suite full",
+    ),
+    _training(
+        "E11",
+        "With limited data, SM+TMKD scores higher on the test set than KD from every other layer (DistilBERT).",
+        _more("test_score", "sm+tmkd", "distilbert"),
+        source=_PAPER,
+        command="mixkd suite full",
+    ),
+    _training(
+        "E12",
+        "Training in bf16 changes the test score by less than two points against fp32, teacher included.",
+        *_equivalent("test_score", "bf16", "fp32", EQUIVALENT_SCORE),
+        source=_SPEED,
+        command="mixkd suite precision",
     ),
 )
 

@@ -17,8 +17,9 @@ from reports.claims import LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK
 
 #: Fields of an experiment that belong to its recipe, beside ``*_weight``: runs of a pair may differ in them.
 RECIPE_FIELDS = {
-    "recipe", "distance", "temperature", "beta_alpha", "mix_ratio", "partner", "lam_per", "level",
-    "teacher_precision",
+    "recipe", "init", "distance", "temperature", "beta_alpha", "mix_ratio", "partner", "lam_per", "level",
+    "teacher_precision", "pkd_layers", "pkd_normalize", "pkd_reduction",
+    "augmentation", "augmentation_fingerprint", "bt_engine", "bt_pair", "bt_sides", "word_dropout_rate",
 }  # fmt: skip
 
 #: What makes two timings comparable.
@@ -52,6 +53,9 @@ class _Identity(BaseModel):
     recipe: str
     init_seed: int
     data_seed: int
+    augmentation: str = "none"
+    level: int | str = "embeddings"
+    precision: str = "fp32"
 
 
 class _Case(BaseModel):
@@ -100,8 +104,8 @@ class Evidence:
     """All that the store holds, read once.
 
     Attributes:
-        runs: One row per run: experiment and measurements, with `seed` and `pair`; runs of equal `pair`
-            differ in their recipe only.
+        runs: One row per run: experiment and measurements, with `seed`, `pair` and `twin`; runs of equal `pair`
+            differ in their recipe only, runs of equal `twin` in their precision only.
         cells: Registered role -> replicates, keyed by (study, role); index `replicate`.
         benchmarks: One row per benchmark case and file, oldest first.
         provenance: One row per record.
@@ -153,8 +157,10 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
             **record.experiment,
             **record.measurements,
             **fields.model_dump(),
+            "recipe": recipe_name(fields),
             "run_id": record.run_id,
             "pair": canonical_json(shared),
+            "twin": canonical_json({k: v for k, v in record.experiment.items() if not k.endswith("precision")}),
             "seed": f"{fields.init_seed}/{fields.data_seed}",
         }
         lacking = {"test_score", "generalization_gap"} - record.measurements.keys()
@@ -164,8 +170,15 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
         rows.append(row)
     numbers = ["train_fraction", "student_layers", "test_score", "generalization_gap", "teacher_test_score"]
     frame = pd.DataFrame(rows)
-    columns = [*frame.columns, *_Identity.model_fields, *numbers, "run_id", "pair", "seed"]
+    columns = [*frame.columns, *_Identity.model_fields, *numbers, "run_id", "pair", "twin", "seed"]
     return frame.reindex(columns=[*dict.fromkeys(columns)]).astype(dict.fromkeys(numbers, float))
+
+
+def recipe_name(fields: _Identity) -> str:
+    """The recipe with what makes another one of it: augmented data, or mixing above the embeddings."""
+    augmentation = {"none": "", "back-translation": "+bt"}.get(fields.augmentation, f"+{fields.augmentation}")
+    level = "" if fields.level == "embeddings" else f"@{fields.level}"
+    return f"{fields.recipe}{level}{augmentation}"
 
 
 def is_limited(runs: Any) -> Any:

@@ -89,7 +89,7 @@ def build(store: Store, output: Path | None = None, studies: Mapping[str, Study]
 def _write_evidence(folder: Path, evidence: Evidence, judged: list[Judged], drawn: list[Figure]) -> None:
     frames = {item.claim.id: evidence_frame(item) for item in judged if item.results}
     frames |= {f"figure-{figure.key}": figure.data for figure in drawn}
-    frames |= {"runs": evidence.runs.drop(columns="pair"), "benchmarks": evidence.benchmarks}
+    frames |= {"runs": evidence.runs.drop(columns=["pair", "twin"]), "benchmarks": evidence.benchmarks}
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         for name, frame in frames.items():

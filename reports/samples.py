@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from reports.claims import LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK, Claim, Test
+from reports.claims import LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK, PRECISIONS, Claim, Test
 from reports.evidence import CONDITIONS, Evidence, is_limited, latest
 from reports.statistics import Array
 
@@ -89,7 +89,8 @@ def _run_samples(runs: pd.DataFrame, test: Test) -> Samples | Missing:
         frame = chosen[["seed", test.measure, f"teacher_{test.measure}"]].set_index("seed").astype(float)
         frame.columns = pd.Index([test.arm, "teacher"])
     else:
-        wide = chosen.pivot_table(index=["seed", "pair"], columns="recipe", values=test.measure)
+        shared, compared = ("twin", "precision") if test.arm in PRECISIONS else ("pair", "recipe")
+        wide = chosen.pivot_table(index=["seed", shared], columns=compared, values=test.measure)
         frame = wide.reindex(columns=[test.arm, test.reference])
     frame = frame.dropna().groupby("seed").mean()
     if frame.empty:

@@ -17,7 +17,8 @@ MEASURES = {
 
 #: Recipe -> the paper's name.
 RECIPES = {
-    "ft": "FT", "kd": "KD", "pkd": "PKD", "sm": "SM", "tmkd": "TMKD", "sm+tmkd": "SM+TMKD", "sm+tmkd+kd": "SM+TMKD+KD",
+    "ft": "FT", "kd": "KD", "pkd": "PKD", "distilbert": "DistilBERT", "sm": "SM", "tmkd": "TMKD", "sm+tmkd": "SM+TMKD",
+    "sm+tmkd+kd": "SM+TMKD+KD",
 }  # fmt: skip
 
 

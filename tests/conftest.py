@@ -112,7 +112,8 @@ def experiment(tiny_bert):
 @pytest.fixture(scope="session")
 def teacher_store(tmp_path_factory, tiny_bert, vader_folder):
     """A store with nothing but the tiny BERT's fine-tuned teacher; not to be written to, see `store`."""
-    from mixkd.experiment import Experiment, run
+    from mixkd.experiment import Experiment
+    from mixkd.runs import run
 
     root = tmp_path_factory.mktemp("teacher_store")
     teacher = Experiment(teacher=str(tiny_bert), learning_rate=2e-3, num_epochs=2, batch_size=16)

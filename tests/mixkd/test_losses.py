@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixkd.losses import cross_entropy, distillation_loss
+from mixkd.losses import cross_entropy, distillation_loss, label_loss, pkd_loss
 
 SHAPES = [(1, 2), (5, 2), (7, 3)]
 
@@ -139,3 +139,98 @@ def test_half_precision_and_large_logits(distance):
     assert distillation_loss(large, -large, distance).isfinite().all()
     assert cross_entropy(large, torch.tensor([[0.5, 0.5]])).item() == pytest.approx(1e4)
     assert cross_entropy(large.bfloat16(), torch.tensor([0])).dtype == torch.float32
+
+
+# ---- labels that may be numbers ----
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9, width=32), st.floats(0, 5, width=32)), min_size=1, max_size=5))
+def test_label_loss_of_a_regression_is_the_squared_error(examples):
+    predictions, labels = (list(column) for column in zip(*examples, strict=True))
+    loss = label_loss(torch.tensor(predictions)[:, None], torch.tensor(labels))
+    expected = [(prediction - label) ** 2 for prediction, label in examples]
+    assert loss.shape == (len(examples),) and loss.dtype == torch.float32
+    np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_label_loss_of_classes_whole_numbers_and_half_precision():
+    logits, _ = logits_of((4, 3))
+    labels = torch.tensor([0, 2, 1, 1])
+    assert torch.equal(label_loss(logits, labels), cross_entropy(logits, labels))
+    soft = F.softmax(logits_of((4, 3), seed=1)[0], -1)
+    assert torch.equal(label_loss(logits, soft), cross_entropy(logits, soft))
+    halves = label_loss(torch.tensor([[1.5], [-2.0]], dtype=torch.bfloat16), torch.tensor([1, 2]))
+    assert halves.dtype == torch.float32 and halves.tolist() == [0.25, 16.0]
+
+
+# ---- hidden states ----
+
+# Two examples, two layers, three units, small enough to do by hand. Lengths of the states: 5 and 1; 2 and 13.
+STUDENT = [[[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]], [[2.0, 0.0, 0.0], [5.0, 0.0, 12.0]]]
+TEACHER = [[[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]], [[0.0, -3.0, 0.0], [5.0, 0.0, 12.0]]]
+GOLDEN = {
+    # |(.6, .8, 0) - (0, 1, 0)|^2 = .36 + .04, the second layer points the same way; right angle: 1 + 1, and the same.
+    True: [0.4, 2.0],
+    # 9 + 9 and 1; 4 + 9 and nothing.
+    False: [19.0, 13.0],
+}
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_pkd_by_hand(normalize):
+    """Equation 7 of Sun et al. 2019; the mean is smaller by layers times hidden units, here 6."""
+    student, teacher = torch.tensor(STUDENT), torch.tensor(TEACHER)
+    np.testing.assert_allclose(pkd_loss(student, teacher, normalize), GOLDEN[normalize], rtol=1e-6)
+    mean = pkd_loss(student, teacher, normalize, "mean")
+    np.testing.assert_allclose(mean, np.array(GOLDEN[normalize]) / 6, rtol=1e-6)
+    assert torch.equal(pkd_loss(student, teacher), pkd_loss(student, teacher, True, "sum"))  # the paper's choice
+
+
+def test_pkd_reductions_differ_by_layers_times_hidden_size():
+    """BERT 12 -> 6: 5 mapped layers of 768 units make 3840."""
+    student, teacher = torch.randn(2, 3, 5, 768, generator=torch.Generator().manual_seed(0))
+    ratio = pkd_loss(student, teacher) / pkd_loss(student, teacher, reduction="mean")
+    np.testing.assert_allclose(ratio, 3840, rtol=1e-5)
+
+
+states = st.integers(1, 3).flatmap(
+    lambda num_units: st.lists(  # layers of (student, teacher) states; not too near 0, where a direction is ill-defined
+        st.tuples(
+            *[st.lists(st.floats(0.5, 20, width=32), min_size=num_units, max_size=num_units)] * 2,
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+
+
+@given(states, st.booleans(), st.sampled_from([-1.0, 1.0]))
+def test_pkd_in_python_floats(layers, normalize, sign):
+    student = [[sign * value for value in own] for own, _ in layers]
+    teacher = [other for _, other in layers]
+    expected = 0.0
+    for own, other in zip(student, teacher, strict=True):
+        if normalize:
+            own, other = ([value / math.hypot(*state) for value in state] for state in (own, other))
+        expected += math.fsum((a - b) ** 2 for a, b in zip(own, other, strict=True))
+    loss = pkd_loss(torch.tensor([student]), torch.tensor([teacher]), normalize)
+    np.testing.assert_allclose(loss, [expected], rtol=1e-4, atol=1e-5)
+    if normalize:  # the length of a state is no matter
+        scaled = pkd_loss(7 * torch.tensor([student]), torch.tensor([teacher]) / 3)
+        torch.testing.assert_close(scaled, loss, rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_of_pkd_goes_to_the_student_only():
+    """Normalised: the projection of -2 t across s, over |s|; nothing along s."""
+    student, teacher = torch.tensor(STUDENT, requires_grad=True), torch.tensor(TEACHER, requires_grad=True)
+    pkd_loss(student, teacher).sum().backward()
+    assert teacher.grad is None
+    s, t = np.array(STUDENT), np.array(TEACHER)
+    length = np.linalg.norm(s, axis=-1, keepdims=True)
+    s, t = s / length, t / np.linalg.norm(t, axis=-1, keepdims=True)
+    expected = -2 * (t - (t * s).sum(-1, keepdims=True) * s) / length
+    np.testing.assert_allclose(student.grad, expected, rtol=1e-5, atol=1e-6)
+    plain = torch.tensor(STUDENT, requires_grad=True)
+    pkd_loss(plain, teacher, normalize=False, reduction="mean").sum().backward()
+    np.testing.assert_allclose(plain.grad, 2 * (np.array(STUDENT) - np.array(TEACHER)) / 6, rtol=1e-6)
+    assert pkd_loss(plain.bfloat16(), teacher.bfloat16()).dtype == torch.float32

@@ -4,12 +4,21 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from transformers import BertForSequenceClassification
 
-from mixkd.mixup import EpochMixup, TokenTable, mix_embeddings, mix_labels, mix_masks, mix_token_types
+from mixkd.mixup import (
+    EpochMixup,
+    TokenTable,
+    epoch_order,
+    mix_embeddings,
+    mix_labels,
+    mix_masks,
+    mix_token_types,
+)
 from mixkd.recipes import MixupSettings
 
 PAD, CLS, SEP = 0, 2, 3
@@ -19,12 +28,15 @@ def draws(num_examples=50, seed=0, epoch=0, **changes):
     return EpochMixup(num_examples, seed, epoch, MixupSettings(**changes))
 
 
-def by_source(pairs, rows):
-    """Row of the training set -> its (partner, lam), sorted."""
-    found = {int(row): [] for row in rows}
-    for source, partner, lam in zip(pairs.source, pairs.partner, pairs.lam, strict=True):
-        found[int(rows[source])].append((int(partner), float(lam)))
-    return {row: sorted(values) for row, values in found.items()}
+def triples(*parts):
+    """Every (source, partner, lam) of some pairs, sorted: what is drawn, whatever the order and the batches."""
+    return sorted(triple for pairs in parts for triple in zip(*(column.tolist() for column in pairs), strict=True))
+
+
+def token_dataset(texts, types=None):
+    """A tokenised data set of these ids."""
+    columns = {"input_ids": texts, "attention_mask": [[1] * len(text) for text in texts]}
+    return Dataset.from_dict(columns | ({} if types is None else {"token_type_ids": types}))
 
 
 # ---- the mixed tensors ----
@@ -46,8 +58,9 @@ def model():
 def mixed_inputs(model, text, partner, lam, is_pair=True):
     """The mixed example of two texts, put together from the functions under test."""
     texts = [text, partner]
-    table = TokenTable(texts, [TYPES[len(t)] for t in texts] if is_pair else None, PAD)
-    ids, mask, types = table.batch(np.arange(2), max(map(len, texts)))
+    table = TokenTable(token_dataset(texts, [TYPES[len(t)] for t in texts] if is_pair else None), PAD)
+    batch = table.batch(np.arange(2), max(map(len, texts)))
+    ids, mask, types = (batch[name] for name in ("input_ids", "attention_mask", "token_type_ids"))
     embeddings = model.get_input_embeddings()(ids)
     return {
         "inputs_embeds": mix_embeddings(embeddings[:1], embeddings[1:], torch.tensor([lam])),
@@ -142,21 +155,48 @@ def test_mixed_labels(examples):
     np.testing.assert_allclose(mixed.sum(1), 1, atol=1e-6)
 
 
+def test_mixed_numbers_of_a_regression():
+    lam = torch.tensor([1.0, 0.0, 0.25])
+    mixed = mix_labels(torch.tensor([0.0, 5.0, 2.0]), torch.tensor([3.0, 1.5, 4.0]), lam, 1)
+    assert mixed.dtype == torch.float32 and mixed.tolist() == [0.0, 1.5, 3.5]
+    assert mix_labels(torch.tensor([1]), torch.tensor([0]), torch.tensor([0.25]), 1).tolist() == [0.25]  # whole numbers
+
+
 @given(st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=7), min_size=1, max_size=5), st.data())
 def test_token_table_is_the_texts_padded(texts, data):
     types = [[int(i % 2) for i in text] for text in texts]
     rows = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=6))
-    table = TokenTable.from_columns({"input_ids": texts, "token_type_ids": types}, PAD)
+    table = TokenTable(token_dataset(texts, types), PAD)
     length = max(len(texts[row]) for row in rows)
     batch = table.batch(np.array(rows), length)
-    assert all(tensor.dtype == torch.int64 for tensor in batch)
-    for row, ids, mask, type_ids in zip(rows, *batch, strict=True):
+    assert set(batch) == {"input_ids", "attention_mask", "token_type_ids"}
+    assert all(tensor.dtype == torch.int64 for tensor in batch.values())
+    assert table.lengths.tolist() == [len(text) for text in texts]
+    columns = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+    for row, ids, mask, type_ids in zip(rows, *columns, strict=True):
         missing = length - len(texts[row])
         assert ids.tolist() == texts[row] + [PAD] * missing
         assert mask.tolist() == [1] * len(texts[row]) + [0] * missing
         assert type_ids.tolist() == types[row] + [0] * missing
-    assert not TokenTable.from_columns({"input_ids": texts}, PAD).token_type_ids.any()
-    assert TokenTable([[7], [7, 7]], None, 5).batch(np.array([0]), 2)[0].tolist() == [[7, 5]]
+    assert not TokenTable(token_dataset(texts), PAD).token_type_ids.any()
+    assert TokenTable(token_dataset([[7], [7, 7]]), 5).batch(np.array([0]), 2)["input_ids"].tolist() == [[7, 5]]
+
+
+def test_token_table_of_a_subset_and_of_joined_data_sets():
+    """Arrow keeps subsets as slices or row numbers, and joined data sets as chunks: none may shift a text."""
+    from datasets import concatenate_datasets
+
+    texts = [[7] * length + [row] for row, length in enumerate((3, 1, 4, 1, 5, 2))]
+    types = [[row % 2] * len(text) for row, text in enumerate(texts)]
+    whole = token_dataset(texts, types)
+    for rows in ([1, 2, 3], [5, 0, 2], range(3, 6)):
+        subset = whole.select(rows)
+        for dataset, expected in [(subset, list(rows)), (concatenate_datasets([subset, whole]), [*rows, *range(6)])]:
+            table = TokenTable(dataset, PAD)
+            assert table.lengths.tolist() == [len(texts[row]) for row in expected]
+            for position, row in enumerate(expected):
+                batch = table.batch(np.array([position]), len(texts[row]))
+                assert batch["input_ids"].tolist() == [texts[row]] and batch["token_type_ids"].tolist() == [types[row]]
 
 
 # ---- the draws ----
@@ -165,7 +205,7 @@ def test_token_table_is_the_texts_padded(texts, data):
 @pytest.mark.parametrize("beta_alpha", [0.2, 0.4, 1.0, 2.0, 8.0])
 def test_lam_has_beta_s_moments_and_law(beta_alpha):
     num = 20_000
-    lam = draws(num, beta_alpha=beta_alpha).pairs(np.arange(num)).lam.astype(float)
+    lam = draws(num, beta_alpha=beta_alpha).all.lam.astype(float)
     assert lam.min() >= 0 and lam.max() <= 1
     variance = 1 / (4 * (2 * beta_alpha + 1))
     assert abs(lam.mean() - 0.5) < 4.5 * np.sqrt(variance / num)
@@ -185,8 +225,8 @@ def test_uniform_partner_is_any_other_example():
     num, counts = 5, Counter()
     rows = np.arange(num)
     for epoch in range(2000):
-        pairs = draws(num, epoch=epoch).pairs(rows)
-        counts.update(zip(rows[pairs.source].tolist(), pairs.partner.tolist(), strict=True))
+        pairs = draws(num, epoch=epoch).of_rows(rows)
+        counts.update(zip(pairs.source.tolist(), pairs.partner.tolist(), strict=True))
     assert set(counts) == set(itertools.permutations(range(num), 2))  # never itself
     assert stats.chisquare(list(counts.values())).pvalue > 1e-4
 
@@ -194,8 +234,8 @@ def test_uniform_partner_is_any_other_example():
 def test_batch_partners_are_a_uniform_permutation_of_the_batch():
     rows, counts = np.array([41, 7, 19]), Counter()
     for epoch in range(1500):
-        pairs = draws(epoch=epoch, partner="batch").pairs(rows)
-        assert pairs.source.tolist() == [0, 1, 2]
+        pairs = draws(epoch=epoch, partner="batch").of_rows(rows)
+        assert pairs.source.tolist() == rows.tolist()
         counts[tuple(pairs.partner.tolist())] += 1
     assert set(counts) == set(itertools.permutations(rows.tolist()))
     assert stats.chisquare(list(counts.values())).pvalue > 1e-4
@@ -204,7 +244,7 @@ def test_batch_partners_are_a_uniform_permutation_of_the_batch():
 def test_each_copy_has_its_own_batch_permutation():
     rows, different = np.arange(12), 0
     for epoch in range(20):
-        pairs = draws(epoch=epoch, partner="batch", mix_ratio=2).pairs(rows)
+        pairs = draws(epoch=epoch, partner="batch", mix_ratio=2).of_rows(rows)
         partners = pairs.partner.reshape(12, 2).T  # the copies of a source follow each other
         assert np.array_equal(pairs.source, np.repeat(rows, 2))
         assert all(sorted(copy) == rows.tolist() for copy in partners)
@@ -216,7 +256,7 @@ def test_each_copy_has_its_own_batch_permutation():
 def test_ratio_gives_exact_counts_per_epoch(ratio, total):
     num, extra = 101, np.zeros(101)
     for epoch in range(40):
-        pairs = draws(num, epoch=epoch, mix_ratio=ratio).pairs(np.arange(num))
+        pairs = draws(num, epoch=epoch, mix_ratio=ratio).of_rows(np.arange(num))
         copies = np.bincount(pairs.source, minlength=num)
         assert copies.sum() == len(pairs.partner) == len(pairs.lam) == total
         assert set(copies) <= {int(ratio), int(ratio) + 1}
@@ -229,7 +269,7 @@ def test_ratio_gives_exact_counts_per_epoch(ratio, total):
 
 
 def test_copies_of_one_source_differ():
-    pairs = draws(200, mix_ratio=2).pairs(np.arange(200))
+    pairs = draws(200, mix_ratio=2).of_rows(np.arange(200))
     partner, lam = pairs.partner.reshape(200, 2), pairs.lam.reshape(200, 2)
     assert (lam[:, 0] != lam[:, 1]).all() and (partner[:, 0] != partner[:, 1]).mean() > 0.9
     assert abs(np.corrcoef(lam.T)[0, 1]) < 4.5 / np.sqrt(200)
@@ -237,7 +277,7 @@ def test_copies_of_one_source_differ():
 
 def test_lam_and_partner_are_independent():
     num = 20_000
-    pairs = draws(num).pairs(np.arange(num))
+    pairs = draws(num).of_rows(np.arange(num))
     offset = (pairs.partner - np.arange(num)) % num
     assert abs(stats.spearmanr(offset, pairs.lam).statistic) < 4.5 / np.sqrt(num)
 
@@ -246,36 +286,138 @@ def test_lam_and_partner_are_independent():
 def test_lam_per_batch_is_shared_by_the_batch_and_has_beta_s_law(ratio):
     rows, seen = np.arange(10, 30), []
     for epoch in range(300):
-        lam = draws(epoch=epoch, beta_alpha=0.4, lam_per="batch", mix_ratio=ratio).pairs(rows).lam
+        lam = draws(epoch=epoch, beta_alpha=0.4, lam_per="batch", mix_ratio=ratio).of_rows(rows).lam
         assert len(set(lam.tolist())) <= 1
         seen += lam[:1].tolist()
     assert len(set(seen)) > 0.9 * len(seen) > 200
     assert stats.kstest(seen, stats.beta(0.4, 0.4).cdf).pvalue > 1e-4
-    assert len(set(draws().pairs(rows).lam.tolist())) == 20  # control: per example
+    assert len(set(draws().of_rows(rows).lam.tolist())) == 20  # control: per example
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.permutations(range(23)), st.integers(1, 23), st.sampled_from([0.3, 1.0, 2.5]))
 def test_draws_do_not_depend_on_the_batch(order, batch_size, ratio):
-    everything = np.arange(23)
-    expected = by_source(draws(23, mix_ratio=ratio).pairs(everything), everything)
-    found, fresh = {}, draws(23, mix_ratio=ratio)
+    everything = draws(23, mix_ratio=ratio)
+    fresh, parts = draws(23, mix_ratio=ratio), []
     for start in range(0, 23, batch_size):
         rows = np.array(order[start : start + batch_size])
-        found |= by_source(fresh.pairs(rows), rows)
-    assert found == expected
+        parts.append(fresh.of_rows(rows))
+        position = {row: place for place, row in enumerate(rows.tolist())}
+        places = [position[source] for source in parts[-1].source.tolist()]
+        assert places == sorted(places)  # in the batch's order
+    assert triples(*parts) == triples(everything.all) == triples(everything.of_rows(np.arange(23)))
 
 
 def test_draws_are_a_function_of_seed_and_epoch():
     rows = np.arange(50)
-    first = draws(seed=3, epoch=2).pairs(rows)
-    for again in (draws(seed=3, epoch=2).pairs(rows), first):
+    first = draws(seed=3, epoch=2).of_rows(rows)
+    for again in (draws(seed=3, epoch=2).of_rows(rows), first):
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     for other in (draws(seed=3, epoch=1), draws(seed=2, epoch=2), draws(seed=2, epoch=3)):
-        pairs = other.pairs(rows)
+        pairs = other.of_rows(rows)
         assert not np.array_equal(first.partner, pairs.partner) and not np.array_equal(first.lam, pairs.lam)
 
 
 def test_one_example_has_no_partner():
     with pytest.raises(ValueError, match="at least 2"):
         draws(1)
+
+
+# ---- mixed examples dealt to steps by length ----
+
+
+def dealt(lengths, ratio=1.0, per_step=8, seed=0, epoch=0, **changes):
+    """An epoch's draws, its order and its steps."""
+    lengths = np.asarray(lengths)
+    epoch_draws = draws(len(lengths), seed, epoch, mix_ratio=ratio, **changes)
+    order = epoch_order(len(lengths), lengths, per_step, seed, epoch)
+    return epoch_draws, order, epoch_draws.by_length(lengths, order, per_step)
+
+
+def random_lengths(num, seed=0):
+    return np.random.default_rng(seed).integers(3, 60, num)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 9), min_size=2, max_size=40),
+    st.integers(1, 45),
+    st.sampled_from([0.05, 0.3, 1.0, 1.5, 2.5]),
+    st.integers(0, 3),
+)
+def test_every_mixed_example_is_dealt_out_once_in_shares_of_the_ratio(lengths, per_step, ratio, epoch):
+    epoch_draws, order, steps = dealt(lengths, ratio, per_step, epoch=epoch)
+    assert triples(*steps) == triples(epoch_draws.of_rows(np.arange(len(lengths))))
+    originals = [len(order[start : start + per_step]) for start in range(0, len(order), per_step)]
+    assert len(steps) == len(originals)
+    exact = len(epoch_draws.all.source) / len(lengths)  # the ratio, up to a whole number of mixed examples
+    for pairs, num_originals in zip(steps, originals, strict=True):
+        assert len(pairs.source) == len(pairs.partner) == len(pairs.lam)
+        assert abs(len(pairs.source) - exact * num_originals) < 1 + 1e-9
+
+
+def test_dealing_by_length_saves_padding():
+    lengths = random_lengths(1003)
+    epoch_draws, order, steps = dealt(lengths, per_step=16)
+
+    def area(parts):
+        """Tokens and padding of the originals, sources and partners of all steps."""
+        total = 0
+        for start, pairs in zip(range(0, 1003, 16), parts, strict=True):
+            rows = order[start : start + 16]
+            longest = lengths[np.concatenate([rows, pairs.source, pairs.partner])].max()
+            total += longest * (len(rows) + len(pairs.source))
+        return total
+
+    of_rows = [epoch_draws.of_rows(order[start : start + 16]) for start in range(0, 1003, 16)]
+    mixed_lengths = np.maximum(lengths[epoch_draws.all.source], lengths[epoch_draws.all.partner])
+    least = lengths.sum() + mixed_lengths.sum()
+    assert area(steps) < 1.2 * least < 1.5 * least < area(of_rows)
+    # The longest mixed texts are where the longest originals are.
+    originals = [lengths[order[start : start + 16]].max() for start in range(0, 1003, 16)]
+    mixed = [np.maximum(lengths[pairs.source], lengths[pairs.partner]).mean() for pairs in steps]
+    assert stats.spearmanr(originals, mixed).statistic > 0.99
+
+
+def test_dealing_is_a_function_of_seed_and_epoch():
+    lengths = random_lengths(60)
+
+    def content(seed, epoch):
+        return [triples(pairs) for pairs in dealt(lengths, 1.5, seed=seed, epoch=epoch)[2]]
+
+    first = content(3, 2)
+    assert content(3, 2) == first
+    epoch_draws, order, steps = dealt(lengths, 1.5, seed=3, epoch=2)
+    again = epoch_draws.by_length(lengths, order, 8)  # a second call, and one after other calls, deals the same
+    assert [triples(pairs) for pairs in again] == [triples(pairs) for pairs in steps] == first
+    assert all(content(*other) != first for other in [(3, 1), (2, 2), (2, 3)])
+
+
+def test_only_length_decides_in_which_step_a_mixed_example_is_met():
+    """Of texts of one length every mixed example is as likely in every step, whatever its row, partner or lam."""
+    counts, firsts, slopes = Counter(), [], []
+    for epoch in range(300):
+        _, _, steps = dealt([5] * 24, per_step=8, epoch=epoch)
+        place = {source: step for step, pairs in enumerate(steps) for source in pairs.source.tolist()}
+        counts.update((source, place[source]) for source in (0, 11, 23))
+        firsts.append(place[0] == place[1])
+        step_of = np.repeat(np.arange(3), 8)
+        slopes.append(stats.pearsonr(step_of, np.concatenate([pairs.lam for pairs in steps])).statistic)
+    for source in (0, 11, 23):
+        assert stats.chisquare([counts[source, step] for step in range(3)]).pvalue > 1e-4
+    assert abs(np.mean(firsts) - 7 / 23) < 4.5 * np.sqrt(7 / 23 * 16 / 23 / 300)  # neighbours are not kept together
+    assert abs(np.mean(slopes)) < 4.5 / np.sqrt(300 * 23)
+
+
+@pytest.mark.parametrize("beta_alpha", [0.4, 1.0])
+def test_dealing_leaves_the_law_of_lam_and_partner_as_it_is(beta_alpha):
+    """Within a step, too: the coefficient knows nothing of the step."""
+    lengths = random_lengths(4000)
+    _, _, steps = dealt(lengths, per_step=800, beta_alpha=beta_alpha)
+    for pairs in steps:
+        quantiles = stats.beta(beta_alpha, beta_alpha).cdf(pairs.lam.astype(float))
+        assert stats.kstest(quantiles, "uniform").pvalue > 1e-4
+        assert len(pairs.lam) == 800
+    everything = triples(*steps)
+    offsets = [(partner - source) % 4000 for source, partner, _ in everything]
+    assert stats.kstest(np.array(offsets) / 4000, "uniform").pvalue > 1e-4 and min(offsets) >= 1

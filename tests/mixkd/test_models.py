@@ -8,6 +8,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_config
+from tiny_models import ARCHITECTURES, tiny_classifier
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from mixkd.models import (
@@ -17,7 +18,10 @@ from mixkd.models import (
     count_parameters,
     load_classifier,
     load_tokenizer,
+    model_columns,
     predict_logits,
+    predict_states,
+    transformer_layers,
 )
 from mixkd.store import UserError
 
@@ -102,6 +106,32 @@ def test_student_starts_from_the_chosen_layers(init, expected):
             parameter.add_(1)
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())  # nothing is shared
     assert teacher.config.num_hidden_layers == 4
+
+
+@pytest.mark.parametrize("architecture", ["roberta", "distilbert"])
+@pytest.mark.parametrize(("init", "expected"), [("first", [0, 1]), ("skip", [0, 3]), ((2, 1), [2, 1])])
+def test_students_of_other_architectures(tmp_path, architecture, init, expected):
+    """DistilBERT's configuration has other names for the number of layers; a saved student must agree with itself."""
+    teacher = tiny_classifier(architecture, 4)
+    student = build_student(teacher, 2, init)
+    assert type(student) is type(teacher) and teacher.config.num_hidden_layers == 4
+    assert student.config.num_hidden_layers == len(transformer_layers(student)) == 2
+    for layer, source in zip(transformer_layers(student), expected, strict=True):
+        assert [equal(layer, other) for other in transformer_layers(teacher)] == [i == source for i in range(4)]
+    rest = {name: value for name, value in student.state_dict().items() if ".layer." not in name}
+    assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in rest.items())
+    student.save_pretrained(tmp_path)
+    again = type(student).from_pretrained(tmp_path)
+    assert equal(again, student) and len(transformer_layers(again)) == 2
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
+def test_distilbert_s_own_choice_of_layers(architecture):
+    """Sanh et al. 2019 start the six layers from 0, 2, 4, 7, 9 and 11 of twelve."""
+    teacher = tiny_classifier(architecture, 12)
+    student = build_student(teacher, 6, "skip")
+    for layer, source in zip(transformer_layers(student), [0, 2, 4, 7, 9, 11], strict=True):
+        assert equal(layer, transformer_layers(teacher)[source])
 
 
 def test_random_students_take_no_weight_and_follow_their_seed():
@@ -255,6 +285,16 @@ def test_fingerprint_covers_weights_configuration_and_tokenizer_and_not_the_fold
     assert checkpoint_fingerprint(str(folder)) == reference
 
 
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_fingerprint_covers_the_files_of_a_byte_level_tokenizer(folder, name):
+    """RoBERTa's, where no tokenizer.json was saved."""
+    seen = {checkpoint_fingerprint(str(folder))}
+    for content in ("one", "other"):
+        (folder / name).write_text(content)
+        seen.add(checkpoint_fingerprint(str(folder)))
+    assert len(seen) == 3
+
+
 # ---- prediction ----
 
 
@@ -270,3 +310,53 @@ def test_predictions_keep_the_order_of_the_data(tokenizer, batch_size):
     with torch.inference_mode():
         alone = np.concatenate([model(torch.tensor([text])).logits.numpy() for text in texts])
     np.testing.assert_allclose(logits, alone, rtol=1e-4, atol=1e-5)
+
+
+def token_dataset(num_examples=9, seed=0):
+    """Pairs of texts of 4 to 14 tokens whose segments matter to BERT, and columns that no model takes."""
+    rng = np.random.default_rng(seed)
+    columns = {"input_ids": [], "token_type_ids": [], "attention_mask": [], "example_id": []}
+    for number in range(num_examples):
+        first, second = (rng.integers(5, 29, rng.integers(1, 6)).tolist() for _ in range(2))
+        columns["input_ids"].append([2, *first, 3, *second, 3])
+        columns["token_type_ids"].append([0] * (len(first) + 2) + [1] * (len(second) + 1))
+        columns["attention_mask"].append([1] * (len(first) + len(second) + 3))
+        columns["example_id"].append(f"id {number}")
+    return Dataset.from_dict(columns)
+
+
+EXPECTED_COLUMNS = {
+    "bert": ("input_ids", "token_type_ids", "attention_mask"),
+    "roberta": ("input_ids", "token_type_ids", "attention_mask"),
+    "distilbert": ("input_ids", "attention_mask"),
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_logits_and_states_are_those_of_each_example_alone(architecture):
+    """States of [CLS] after the chosen layers, in the chosen order; 0 is the embeddings' output."""
+    model = tiny_classifier(architecture, 3, seed=1)
+    assert model_columns(model) == EXPECTED_COLUMNS[architecture]
+    dataset = token_dataset()
+    if architecture == "roberta":  # whose tokenizer gives no segments, of which it has one
+        dataset = dataset.remove_columns("token_type_ids")
+    layers = (3, 0, 1)
+    logits, states = predict_logits(model, dataset, batch_size=4), predict_states(model, dataset, layers, batch_size=4)
+    assert logits.shape == (9, 2) and states.shape == (9, 3, 32) and states.dtype == np.float32
+    outputs = {}
+    for depth, module in enumerate([model.base_model.embeddings, *transformer_layers(model)]):
+        module.register_forward_hook(lambda _, __, output, depth=depth: outputs.update({depth: output}))
+    columns = [name for name in EXPECTED_COLUMNS[architecture] if name in dataset.column_names]
+    with torch.inference_mode():
+        for row, example in enumerate(dataset):
+            alone = model(**{name: torch.tensor([example[name]]) for name in columns}).logits[0]
+            np.testing.assert_allclose(logits[row], alone, rtol=1e-4, atol=1e-5)
+            for place, layer in enumerate(layers):
+                np.testing.assert_allclose(states[row, place], outputs[layer][0, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_states_leave_the_model_s_mode_alone_and_ignore_its_dropout():
+    model = classifier(hidden_dropout_prob=0.5).train()
+    states = [predict_states(model, token_dataset(), (1, 4)) for _ in range(2)]
+    assert model.training and np.array_equal(*states)
+    assert not np.array_equal(states[0], predict_states(classifier(seed=1), token_dataset(), (1, 4)))

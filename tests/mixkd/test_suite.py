@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mixkd import experiment as experiment_module
 from mixkd import suite as suite_module
+from mixkd import workers as workers_module
 from mixkd.experiment import Experiment
 from mixkd.store import Store, UserError
-from mixkd.suite import Suite, cost, load_suite, run_suite, suite_names
+from mixkd.suite import Suite, load_suite, run_suite, suite_names
 
 SHIPPED = Path(suite_module.__file__).parent / "suites"
 
@@ -35,8 +35,8 @@ def test_every_shipped_suite_parses_and_expands(name):
     assert expanded and len(set(expanded)) == len(expanded)
     for experiment in expanded:
         assert Experiment(**experiment.identity()) == experiment
-        if experiment.student_layers is not None:
-            assert experiment.teacher_experiment().student_layers is None
+        if experiment.is_student:
+            assert not experiment.teacher_experiment().is_student
 
 
 def test_quick_is_what_the_issue_asks_for():
@@ -63,6 +63,54 @@ def test_lists_are_crossed_in_the_order_of_the_file():
         (2, "kd", 1, "first"), (2, "kd", 0, "first"), (2, "ft", 1, "first"), (2, "ft", 0, "first"),
         (3, "sm", 0, "last"), (3, "sm", 0, (0, 2, 4)),
     ]  # fmt: skip
+
+
+def test_fields_that_go_together_share_a_line():
+    suite = Suite(name="s", description="d", experiments=[
+        {"student_layers": [2, 1], "recipe": "ft", "train_fraction, num_epochs": [[0.1, 6], [1.0, 3]], "seed": [0, 1]},
+    ])  # fmt: skip
+    found = [(e.student_layers, e.train_fraction, e.num_epochs, e.init_seed) for e in suite.expand()]
+    assert found == [
+        (2, 0.1, 6, 0), (2, 0.1, 6, 1), (2, 1.0, 3, 0), (2, 1.0, 3, 1),
+        (1, 0.1, 6, 0), (1, 0.1, 6, 1), (1, 1.0, 3, 0), (1, 1.0, 3, 1),
+    ]  # fmt: skip
+
+
+def test_stages():
+    """Every teacher once, and first; one that is in the grid itself is not a student."""
+    suite = Suite(name="s", description="d", experiments=[
+        {"student_layers": [2, 1], "recipe": "ft", "task": ["vader-movie", "vader-nyt"]},
+        {"num_epochs": 3, "learning_rate": 5e-5},
+        {"num_epochs": 4},
+    ])  # fmt: skip
+    teachers, others = suite.stages()
+    assert [(e.task, e.student_layers) for e in teachers] == [("vader-movie", None), ("vader-nyt", None)]
+    assert [(e.task, e.student_layers, e.num_epochs) for e in others] == [
+        ("vader-movie", 2, 10), ("vader-nyt", 2, 10), ("vader-movie", 1, 10), ("vader-nyt", 1, 10),
+        ("vader-movie", None, 4),
+    ]  # fmt: skip
+
+
+def test_standard_keeps_the_number_of_steps():
+    """What differs between two fractions is the data, not how long it is trained on."""
+    passes = {(e.task, e.train_fraction): e.train_fraction * e.num_epochs for e in load_suite("standard").expand()}
+    for (task, fraction), value in passes.items():
+        assert value == pytest.approx(3 if fraction == 1 else passes[task, 0.1])
+    assert {fraction for _, fraction in passes} == {0.01, 0.02, 0.05, 0.1, 0.2, 1.0} and len(passes) == 30
+
+
+def test_suites_share_their_runs():
+    """quick's runs are the first seeds of full; the default of sensitivity is a run of standard."""
+    runs = {name: set(load_suite(name).expand()) for name in ("quick", "full", "standard", "sensitivity")}
+    assert runs["quick"] < runs["full"] and runs["quick"] < runs["standard"]
+    assert len(runs["sensitivity"] & runs["standard"]) == 3 * 5
+
+
+def test_no_run_of_the_sensitivity_study_enters_a_registered_claim():
+    from reports.evidence import is_limited
+
+    assert not any(is_limited(e.identity()) for e in load_suite("sensitivity").expand())
+    assert any(is_limited(e.identity()) for e in load_suite("full").expand())
 
 
 def test_a_suite_of_one_s_own(tmp_path):
@@ -92,6 +140,9 @@ BLOCK = "name: a\ndescription: b\nexperiments:\n"
         (BLOCK + "- {recipe: []}", "recipe"),
         (BLOCK + "- {}\njobs: 3", "jobs Extra inputs"),
         (b"name: \xff\xfe", "suite.yaml"),
+        (BLOCK + '- {"train_fraction, num_epochs": [[0.1, 6], [1.0]]}', "train_fraction, num_epochs go together"),
+        (BLOCK + '- {"train_fraction, num_epochs": 0.1}', "train_fraction, num_epochs go together"),
+        (BLOCK + '- {"train_fraction, num_epochs": [[0.1, 6]], num_epochs: 3}', "num_epochs is given twice"),
     ],
 )
 def test_wrong_files(tmp_path, text, message):
@@ -157,7 +208,7 @@ def test_a_finished_suite_is_read(small, tmp_path, vader_folder, monkeypatch, ca
 
 
 def test_an_interrupted_suite_goes_on_and_its_estimate_counts_new_work_only(small, tmp_path, vader_folder, capsys):
-    original, trained = experiment_module.run, []
+    original, trained = workers_module.run, []
 
     def stop_at_the_third(experiment, *args, **kwargs):
         trained.append(experiment)
@@ -166,7 +217,7 @@ def test_an_interrupted_suite_goes_on_and_its_estimate_counts_new_work_only(smal
         return original(experiment, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(suite_module, "run", stop_at_the_third)
+        patch.setattr(workers_module, "run", stop_at_the_third)
         with pytest.raises(KeyboardInterrupt):
             run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1)
     assert len(Store(tmp_path / "results").runs()[0]) == 2
@@ -179,29 +230,9 @@ def test_an_interrupted_suite_goes_on_and_its_estimate_counts_new_work_only(smal
     assert [" left: " in line for line in lines] == [False, False, True, True, False]
 
 
-def test_two_at_a_time_give_the_same_measurements(small, tmp_path, vader_folder, capsys):
-    in_turn = run_suite(small, tmp_path / "in turn", data_dir=vader_folder, jobs=1)
-    at_once = run_suite(small, tmp_path / "at once", data_dir=vader_folder, jobs=2)
-    assert order(at_once) == order(in_turn)
-    assert [r.measurements for r in at_once] == [r.measurements for r in in_turn]
-    assert [r.run_id for r in at_once] == [r.run_id for r in in_turn]
-    assert all(r.provenance.num_threads == 1 for r in at_once)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "test score" in line][5:]
-    assert len(lines) == 5 and all(" left: " in line for line in lines[:-1])
-
-
 def test_an_error_of_a_run_ends_the_suite(small, tmp_path, vader_folder):
     broken = Suite(name="broken", description="d", experiments=[
         block | {"teacher_learning_rate": 1e-9} for block in small.experiments
     ])  # fmt: skip
     with pytest.raises(UserError, match="no better than"):
         run_suite(broken, tmp_path / "results", data_dir=vader_folder, jobs=1)
-
-
-def test_cost_grows_with_the_work():
-    settings = {"recipe": "ft", "student_layers": 3}
-    base = cost(Experiment(**settings))
-    for changes in ({"num_epochs": 20}, {"student_layers": 6}, {"recipe": "sm"}, {"recipe": "tmkd"}):
-        assert cost(Experiment(**(settings | changes))) > base
-    assert cost(Experiment(**settings, train_fraction=0.1)) < base
-    assert cost(Experiment(**(settings | {"recipe": "tmkd"}))) > cost(Experiment(**(settings | {"recipe": "sm"})))

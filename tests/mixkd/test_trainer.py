@@ -11,17 +11,18 @@ from tiny import tiny_config
 from transformers import BertForSequenceClassification, TrainerCallback, TrainingArguments
 
 import mixkd
-from mixkd.mixup import EpochMixup
+from mixkd.forward import mixed_inputs
+from mixkd.mixup import EpochMixup, epoch_order
 from mixkd.models import predict_logits
 from mixkd.recipes import RECIPES, recipe
 from mixkd.store import UserError
-from mixkd.trainer import DistillationTrainer, EpochSampler
+from mixkd.trainer import DistillationTrainer
 
 CLS, SEP = 2, 3
 
 
 def make_dataset(num_examples=7, is_pair=False, num_labels=2, seed=0):
-    """Tokenised random texts of 3 to 14 tokens, with columns that no model takes."""
+    """Tokenised random texts of 3 to 14 tokens, with columns that no model takes; one label is a number in [0, 5]."""
     rng = np.random.default_rng(seed)
     columns = {name: [] for name in ("input_ids", "token_type_ids", "attention_mask", "label", "length", "example_id")}
     for number in range(num_examples):
@@ -29,7 +30,8 @@ def make_dataset(num_examples=7, is_pair=False, num_labels=2, seed=0):
         ids, types = [CLS, *first, SEP], [0] * (len(first) + 2)
         if is_pair:
             ids, types = [*ids, *second, SEP], types + [1] * (len(second) + 1)
-        values = (ids, types, [1] * len(ids), int(rng.integers(num_labels)), len(ids), f"id {number}")
+        label = float(rng.uniform(0, 5)) if num_labels == 1 else int(rng.integers(num_labels))
+        values = (ids, types, [1] * len(ids), label, len(ids), f"id {number}")
         for name, value in zip(columns, values, strict=True):
             columns[name].append(value)
     return Dataset.from_dict(columns)
@@ -106,6 +108,28 @@ def distance(student, teacher, chosen):
     return chosen.temperature**2 * (p * (p.log() - q.log())).sum()
 
 
+def pkd(student, teacher, example, chosen):
+    """Sum over the inner layers of the squared distance of normalised [CLS] states: 4 -> 2 maps layer 2 onto 1."""
+    inputs = {name: torch.tensor([example[name]]) for name in ("input_ids", "token_type_ids")}
+    mapped = {"skip": {1: 2}, "last": {1: 3}, (3, 1): {1: 3, 2: 1}}[chosen.pkd.layers]
+    own, others = (m(**inputs, output_hidden_states=True).hidden_states for m in (student, teacher))
+    total, count = torch.zeros(()), 0
+    for own_layer, other_layer in mapped.items():
+        a, b = own[own_layer][0, 0], others[other_layer][0, 0].detach()
+        if chosen.pkd.normalize:
+            a, b = a / (a * a).sum().sqrt(), b / (b * b).sum().sqrt()
+        for x, y in zip(a, b, strict=True):
+            total, count = total + (x - y) ** 2, count + 1
+    return total if chosen.pkd.reduction == "sum" else total / count
+
+
+def label_term(logits, *shares):
+    """Cross-entropy with a mixture of classes, or the squared error to a mixture of numbers: (share, label), ..."""
+    if len(logits) == 1:
+        return (logits[0] - sum(share * label for share, label in shares)) ** 2
+    return -sum(share * F.log_softmax(logits, 0)[label] for share, label in shares)
+
+
 def reference(student, teacher, dataset, chosen, rows, mixed):
     """METHOD's L over the originals `rows` and the `mixed` (row, partner, lam): its value and gradients."""
     student, teacher = copy.deepcopy(student).eval(), teacher and copy.deepcopy(teacher).eval()
@@ -113,7 +137,9 @@ def reference(student, teacher, dataset, chosen, rows, mixed):
     for row in rows:
         example = dataset[row]
         logits = logits_alone(student, example)
-        total = total - chosen.mle_weight * F.log_softmax(logits, 0)[example["label"]]
+        total = total + chosen.mle_weight * label_term(logits, (1, example["label"]))
+        if chosen.pkd_weight:
+            total = total + chosen.pkd_weight * pkd(student, teacher, example, chosen)
         if chosen.kd_weight:
             target = teacher(input_ids=torch.tensor([example["input_ids"]]),
                              token_type_ids=torch.tensor([example["token_type_ids"]])).logits[0]  # fmt: skip
@@ -122,9 +148,8 @@ def reference(student, teacher, dataset, chosen, rows, mixed):
         examples = dataset[row], dataset[partner]
         logits = logits_alone(student, *examples, lam)
         if chosen.sm_weight:
-            log_q = F.log_softmax(logits, 0)
-            soft = -(lam * log_q[examples[0]["label"]] + (1 - lam) * log_q[examples[1]["label"]])
-            total = total + chosen.sm_weight / chosen.mixup.mix_ratio * soft
+            labels = (lam, examples[0]["label"]), (1 - lam, examples[1]["label"])
+            total = total + chosen.sm_weight / chosen.mixup.mix_ratio * label_term(logits, *labels)
         if chosen.tmkd_weight:
             target = logits_alone(teacher, *examples, lam).detach()
             total = total + chosen.tmkd_weight / chosen.mixup.mix_ratio * distance(logits, target, chosen)
@@ -137,7 +162,7 @@ def mixed_examples(dataset, chosen, seed=5, epoch=0):
     """Every mixed example of an epoch: (row, partner, lam)."""
     if not chosen.uses_mixup:
         return []
-    pairs = EpochMixup(len(dataset), seed, epoch, chosen.mixup).pairs(np.arange(len(dataset)))
+    pairs = EpochMixup(len(dataset), seed, epoch, chosen.mixup).all
     return [(int(i), int(j), float(lam)) for i, j, lam in zip(*pairs, strict=True)]
 
 
@@ -153,6 +178,8 @@ CASES = [
     *((name, {}) for name in RECIPES),
     ("sm+tmkd+kd", {"kd_weight": 0.7, "sm_weight": 0.2, "tmkd_weight": 1.5, "mix_ratio": 2.5, "beta_alpha": 0.4}),
     ("sm+tmkd+kd", {"distance": "kl", "temperature": 3.0, "mix_ratio": 0.3}),
+    ("pkd", {"pkd_weight": 3.0, "pkd_layers": "last", "pkd_reduction": "mean", "pkd_normalize": False}),
+    ("pkd", {"pkd_weight": 3.0, "pkd_layers": (3, 1)}),
     ("kd", {"mle_weight": 0.0, "distance": "kl", "temperature": 2.0}),
 ]
 
@@ -167,6 +194,18 @@ def test_one_step_is_method_s_loss(tmp_path, tokenizer, name, changes, is_pair, 
     mixed = mixed_examples(dataset, chosen)
     expected_loss, expected = reference(student, teacher, dataset, chosen, range(len(dataset)), mixed)
     assert len(gradients) == 1
+    assert_same_gradients(gradients[0], expected)
+    assert losses == pytest.approx([expected_loss], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ft", "sm+tmkd+kd"])
+def test_one_step_of_a_regression(tmp_path, tokenizer, name):
+    """STS-B: numbers in place of classes, squared error in place of cross-entropy, also of mixed numbers."""
+    dataset, student, teacher = make_dataset(num_labels=1), make_model(2, 1), make_model(4, 1, seed=1)
+    chosen = recipe(name, mix_ratio=1.5)
+    gradients, losses = train(tmp_path, chosen, dataset, tokenizer, student, teacher)
+    mixed = mixed_examples(dataset, chosen)
+    expected_loss, expected = reference(student, teacher, dataset, chosen, range(len(dataset)), mixed)
     assert_same_gradients(gradients[0], expected)
     assert losses == pytest.approx([expected_loss], rel=1e-4)
 
@@ -187,37 +226,97 @@ def test_the_reference_notices_a_wrong_partner_and_a_wrong_weight(tmp_path, toke
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"mix_ratio": 0.3}, {"mix_ratio": 2.5}, {"partner": "batch"}, {"lam_per": "batch"}],
-    ids=lambda changes: "-".join(map(str, *changes.items())) if changes else "default",
-)
-def test_accumulation_does_not_change_gradients(tmp_path, tokenizer, changes):
-    """Steps of 8, 8 and a last one of 5 examples, split into micro-batches of 8, 2 and 1."""
-    dataset, student, teacher = make_dataset(21), make_model(), make_model(4, seed=1)
+    ("changes", "strategy"),
+    [({"mix_ratio": 0.3}, "random"), ({"partner": "batch", "mix_ratio": 2.5}, "random"),
+     ({"lam_per": "batch"}, "group_by_length"), ({"mix_ratio": 1.5}, "group_by_length"),
+     ({"level": 1, "mix_ratio": 0.3}, "group_by_length")],
+    ids=str,
+)  # fmt: skip
+def test_accumulation_does_not_change_gradients(tmp_path, tokenizer, changes, strategy):
+    """Steps of 8 and a last one of 5 examples, split into micro-batches of 8, 2 and 1."""
+    dataset, student, teacher = make_dataset(13), make_model(1), make_model(2, seed=1)
     chosen = recipe("sm+tmkd+kd", **changes)
     results = {
         steps: train(tmp_path, chosen, dataset, tokenizer, student, teacher, num_train_epochs=2,
-                     gradient_accumulation_steps=steps, per_device_train_batch_size=8 // steps)
+                     gradient_accumulation_steps=steps, per_device_train_batch_size=8 // steps,
+                     train_sampling_strategy=strategy)
         for steps in (1, 4, 8)
     }  # fmt: skip
     gradients, losses = results[1]
-    assert len(gradients) == len(losses) == 6
+    assert len(gradients) == len(losses) == 4
     for steps in (4, 8):
-        assert len(results[steps][0]) == 6
+        assert len(results[steps][0]) == 4
         for found, expected in zip(results[steps][0], gradients, strict=True):
             assert_same_gradients(found, expected)
         assert results[steps][1] == pytest.approx(losses, rel=1e-4)
 
 
-def test_steps_of_an_epoch_add_up_to_the_reference(tmp_path, tokenizer):
-    """Also with a last partial step and a ratio that leaves batches without any mixed example."""
+@pytest.mark.parametrize(
+    ("strategy", "ratio"), [("random", 0.2), ("group_by_length", 0.2), ("group_by_length", 1.5), ("sequential", 1.5)]
+)
+def test_steps_of_an_epoch_add_up_to_the_reference(tmp_path, tokenizer, strategy, ratio):
+    """Also with a last partial step, with a ratio that leaves batches without any mixed example, and once more."""
     dataset, student, teacher = make_dataset(11), make_model(), make_model(4, seed=1)
-    chosen = recipe("sm+tmkd+kd", mix_ratio=0.2)
-    gradients, _ = train(tmp_path, chosen, dataset, tokenizer, student, teacher,
-                         per_device_train_batch_size=1, gradient_accumulation_steps=4)  # fmt: skip
-    _, expected = reference(student, teacher, dataset, chosen, range(11), mixed_examples(dataset, chosen))
-    total = {name: sum(w * step[name] for w, step in zip((4, 4, 3), gradients, strict=True)) / 11 for name in expected}
-    assert_same_gradients(total, expected)
+    chosen = recipe("sm+tmkd+kd", mix_ratio=ratio)
+    gradients, _ = train(tmp_path, chosen, dataset, tokenizer, student, teacher, num_train_epochs=2,
+                         per_device_train_batch_size=2, gradient_accumulation_steps=2,
+                         train_sampling_strategy=strategy)  # fmt: skip
+    for epoch in range(2):
+        mixed = mixed_examples(dataset, chosen, epoch=epoch)
+        _, expected = reference(student, teacher, dataset, chosen, range(11), mixed)
+        steps = gradients[3 * epoch : 3 * epoch + 3]
+        total = {name: sum(w * step[name] for w, step in zip((4, 4, 3), steps, strict=True)) / 11 for name in expected}
+        assert_same_gradients(total, expected)
+
+
+def record_pairs(trainer):
+    """Makes the trainer note every optimizer step's mixed examples: global step -> those of its micro-batches."""
+    seen, mixup = {}, trainer._mixup
+
+    def spy(rows):
+        drawn = mixup(rows)
+        seen[trainer.state.global_step] = [[column.tolist() for column in pairs] for pairs in drawn]
+        return drawn
+
+    trainer._mixup = spy
+    return seen
+
+
+@pytest.mark.parametrize(("strategy", "accumulation"), [("random", 1), ("group_by_length", 2)])
+def test_a_resumed_run_meets_the_same_mixed_examples(tmp_path, tokenizer, strategy, accumulation):
+    """Stopped within the first epoch, at its end, and within the second: 2 epochs of 4 steps, the last one shorter."""
+    dataset, chosen = make_dataset(14), recipe("sm", mix_ratio=1.5)
+    options = {"per_device_train_batch_size": 4 // accumulation, "gradient_accumulation_steps": accumulation,
+               "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1, "save_only_model": False,
+               "train_sampling_strategy": strategy}  # fmt: skip
+    trainer = make_trainer(tmp_path, chosen, dataset, tokenizer, make_model(1), **options)
+    expected = record_pairs(trainer)
+    trainer.train()
+    assert list(expected) == list(range(8))
+    assert len({str(pairs) for pairs in expected.values()}) == 8
+    for stopped_after in (2, 4, 7):
+        resumed = make_trainer(tmp_path, chosen, dataset, tokenizer, make_model(1), **options)
+        seen = record_pairs(resumed)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "trainer" / f"checkpoint-{stopped_after}"))
+        assert seen == {step: pairs for step, pairs in expected.items() if step >= stopped_after}
+
+
+def test_a_second_training_draws_by_its_own_arguments(tmp_path, tokenizer):
+    """As a search over hyper-parameters does: one trainer, another seed and another batch size."""
+    dataset, options = make_dataset(8), {"train_sampling_strategy": "group_by_length"}
+    first = {"per_device_train_batch_size": 8, "data_seed": 5}
+    other = {"per_device_train_batch_size": 2, "data_seed": 6}
+    trainer = make_trainer(tmp_path, recipe("sm"), dataset, tokenizer, make_model(1), **first, **options)
+    trainer.train()
+    seen = record_pairs(trainer)
+    for name, value in other.items():
+        setattr(trainer.args, name, value)
+    trainer._train_batch_size = 2  # what Trainer sets where it searches
+    trainer.train()
+    fresh = make_trainer(tmp_path, recipe("sm"), dataset, tokenizer, make_model(1), **other, **options)
+    expected = record_pairs(fresh)
+    fresh.train()
+    assert seen == expected and len(seen) == 4
 
 
 def test_second_epoch_is_mixed_anew(tmp_path, tokenizer):
@@ -234,14 +333,14 @@ def test_second_epoch_is_mixed_anew(tmp_path, tokenizer):
 def test_mixed_rows_at_lam_one_are_the_originals_exactly(tmp_path, tokenizer, monkeypatch):
     """Every text mixed with a no longer one at lam = 1: the student sees each original twice, bit for bit."""
     dataset, student = make_dataset(is_pair=True), make_model()
-    draw = EpochMixup.pairs
+    draw = EpochMixup.of_rows
     shortest = int(np.argmin(dataset["length"]))
 
     def pairs(self, rows):
         drawn = draw(self, rows)
         return drawn._replace(partner=np.full_like(drawn.partner, shortest), lam=np.ones_like(drawn.lam))
 
-    monkeypatch.setattr(EpochMixup, "pairs", pairs)
+    monkeypatch.setattr(EpochMixup, "of_rows", pairs)
     seen = []
     student.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs), with_kwargs=True)
     student.register_forward_hook(lambda _, __, outputs: seen.append(outputs.logits))
@@ -309,7 +408,7 @@ def test_every_example_once_per_epoch_with_its_own_row(tmp_path, tokenizer, stra
 
 def sampler(lengths, batch_size=8, seed=0, epoch=0, grouped=True):
     lengths = np.asarray(lengths)
-    return list(EpochSampler(len(lengths), lengths if grouped else None, batch_size, seed, lambda: epoch))
+    return epoch_order(len(lengths), lengths if grouped else None, batch_size, seed, epoch).tolist()
 
 
 def test_length_grouping_saves_padding():
@@ -381,6 +480,46 @@ def test_given_teacher_logits_are_taken_row_by_row(tmp_path, tokenizer):
         assert_same_gradients({name: sum(step[name] for step in gradients) / 3 for name in expected}, expected)
 
 
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_given_teacher_states_are_taken_row_by_row(tmp_path, tokenizer, strategy):
+    """The pkd term is fed states that no model gives, from a file; a step must fetch those of its own rows."""
+    dataset, student = make_dataset(9), make_model(3)
+    states = np.random.default_rng(0).normal(size=(9, 2, 32)).astype(np.float32)
+    np.save(tmp_path / "states.npy", states)
+    options = {"teacher_states": np.load(tmp_path / "states.npy", mmap_mode="r")}
+    chosen = recipe("pkd", mle_weight=0.0, kd_weight=0.0, pkd_weight=2.0, pkd_normalize=False)
+    gradients, _ = train(tmp_path, chosen, dataset, tokenizer, student, make_model(6, seed=1), options,
+                         per_device_train_batch_size=3, train_sampling_strategy=strategy)  # fmt: skip
+    copied, total = copy.deepcopy(student).eval(), 0.0
+    for example, target in zip(dataset, states, strict=True):
+        inputs = {name: torch.tensor([example[name]]) for name in ("input_ids", "token_type_ids")}
+        hidden = copied.bert(**inputs, output_hidden_states=True).hidden_states
+        total = total + sum(((hidden[layer][0, 0] - torch.tensor(target[layer - 1])) ** 2).sum() for layer in (1, 2))
+    (2.0 * total / 9).backward()
+    grads = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in copied.named_parameters()}
+    assert_same_gradients({name: sum(step[name] for step in gradients) / 3 for name in grads}, grads)
+
+
+@pytest.mark.parametrize(
+    ("layers", "teacher_layers", "level", "expected"),
+    [(2, 4, 1, 2), (2, 4, 2, 4), (4, 4, 3, 3), (3, 6, 2, 4), (4, 2, 1, 1), (4, 2, 4, 2)],
+)
+def test_the_teacher_is_mixed_at_the_same_relative_depth(
+    tmp_path, tokenizer, monkeypatch, layers, teacher_layers, level, expected
+):
+    levels = []
+
+    def spy(network, level, *args):
+        levels.append((network.config.num_hidden_layers, level))
+        return mixed_inputs(network, level, *args)
+
+    monkeypatch.setattr("mixkd.trainer.mixed_inputs", spy)
+    trainer = make_trainer(tmp_path, recipe("sm+tmkd", level=level), make_dataset(), tokenizer, make_model(layers),
+                           make_model(teacher_layers, seed=1))  # fmt: skip
+    trainer.train()
+    assert levels == [(teacher_layers, expected), (layers, level)]
+
+
 @pytest.mark.parametrize("shape", [(8, 2), (10, 2), (9, 3)])
 def test_teacher_logits_of_another_shape_are_refused(tmp_path, tokenizer, shape):
     options = {"teacher_logits": np.zeros(shape, dtype=np.float32)}
@@ -424,6 +563,43 @@ def test_missing_or_unsuitable_teacher(tmp_path, tokenizer, name):
         make_trainer(tmp_path, recipe(name), make_dataset(), tokenizer, make_model())
     with pytest.raises(UserError, match="3 classes and the student 2"):
         make_trainer(tmp_path, recipe(name), make_dataset(), tokenizer, make_model(), make_model(4, 3))
+
+
+def test_what_cannot_be_distilled_is_refused(tmp_path, tokenizer):
+    def refused(message, name, dataset, *models, options=None, **changes):
+        with pytest.raises(UserError, match=message):
+            make_trainer(tmp_path, recipe(name, **changes), dataset, tokenizer, *models, options)
+
+    plain = make_dataset()
+    refused("level 3 is above the student's 2 layers", "sm", plain, make_model(2), level=3)
+    numbers = make_dataset(num_labels=1), make_model(2, 1), make_model(2, 1)
+    refused("regression has no class probabilities.*distance=mse", "kd", *numbers, distance="kl")
+    narrow = BertForSequenceClassification(tiny_config(hidden_size=16, num_hidden_layers=2))
+    refused("the teacher's is 32 and the student's 16; choose recipe kd", "pkd", plain, narrow, make_model(4))
+    states = {"teacher_states": np.zeros((6, 1, 32), dtype=np.float32)}
+    refused(
+        r"teacher_states has shape \(6, 1, 32\).*\(7, 1, 32\)",
+        "pkd",
+        plain,
+        make_model(2),
+        make_model(4),
+        options=states,
+    )
+    refused("distils from a teacher", "pkd", plain, make_model(2), None, options={"teacher_logits": np.zeros((7, 2))})
+
+
+def test_laws_of_the_whole_batch_need_one_process(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    for changes in ({"partner": "batch"}, {"lam_per": "batch"}):
+        with pytest.raises(UserError, match="choose partner=uniform and lam_per=example"):
+            make_trainer(tmp_path, recipe("sm", **changes), make_dataset(), tokenizer, make_model())
+    make_trainer(tmp_path, recipe("kd"), make_dataset(), tokenizer, make_model(), make_model(seed=1))
+
+
+def test_two_gpus_in_one_process_are_refused(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(TrainingArguments, "n_gpu", 2)
+    with pytest.raises(UserError, match="sees 2 GPUs; start one process per GPU with `torchrun --nproc_per_node 2"):
+        make_trainer(tmp_path, recipe("ft"), make_dataset(), tokenizer, make_model())
 
 
 # ---- as a Trainer ----

@@ -1,0 +1,79 @@
+"""One forward over originals and mixed examples, mixed in the word embeddings or in the middle of the network."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask
+
+from mixkd.mixup import mix_embeddings, mix_masks, mix_token_types
+from mixkd.models import model_columns, transformer_layers
+from mixkd.recipes import Level
+
+
+def mixed_inputs(
+    network: PreTrainedModel, level: Level, texts: dict[str, Tensor], lam: Tensor
+) -> tuple[dict[str, Tensor], AbstractContextManager[None]]:
+    """A network's inputs for originals and mixed examples, and the context in which it must be called.
+
+    Args:
+        network: An encoder such as BERT, RoBERTa or DistilBERT.
+        level: What is mixed, see `mixkd.recipes.MixupSettings`; in layers of this network.
+        texts: input_ids, attention_mask and token_type_ids of the originals, then of the sources, then of the
+            partners of the mixed examples, each of shape (num_originals + 2 * num_mixed, length).
+        lam: Coefficients of the sources, shape (num_mixed,).
+
+    Returns:
+        Inputs whose outputs are those of the originals and then of the mixed examples.
+    """
+    num_mixed = len(lam)
+    sizes = [len(texts["input_ids"]) - 2 * num_mixed, num_mixed, num_mixed]
+    columns = model_columns(network)
+    if level != "embeddings":
+        inputs = {name: tensor for name, tensor in texts.items() if name in columns}
+        return inputs, _mixing_states(network, level, sizes, texts["attention_mask"], lam)
+    _, source_mask, partner_mask = texts["attention_mask"].split(sizes)
+    embeddings = network.get_input_embeddings()(texts["input_ids"])  # (rows, length, hidden)
+    inputs = {
+        "inputs_embeds": _mixed(embeddings, sizes, lambda source, partner: mix_embeddings(source, partner, lam)),
+        "attention_mask": _mixed(texts["attention_mask"], sizes, mix_masks),
+    }
+    if "token_type_ids" in columns:
+        inputs["token_type_ids"] = _mixed(
+            texts["token_type_ids"],
+            sizes,
+            lambda source, partner: mix_token_types(source, partner, source_mask, partner_mask),
+        )
+    return inputs, nullcontext()
+
+
+def _mixed(rows: Tensor, sizes: list[int], mix: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Originals and then mixed rows, shape (num_originals + num_mixed, ...)."""
+    original, source, partner = rows.split(sizes)
+    return torch.cat([original, mix(source, partner)])
+
+
+@contextmanager
+def _mixing_states(
+    network: PreTrainedModel, level: int, sizes: list[int], attention_mask: Tensor, lam: Tensor
+) -> Iterator[None]:
+    """Within this context, a forward mixes the states after layer `level`; above it, mixed rows have their own mask."""
+    mixed_mask = _mixed(attention_mask, sizes, mix_masks)
+
+    def mix_output(_: nn.Module, args: tuple[Any, ...], states: Tensor) -> Tensor:
+        return _mixed(states, sizes, lambda source, partner: mix_embeddings(source, partner, lam))
+
+    def use_mixed_mask(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        mask = create_bidirectional_mask(config=network.config, inputs_embeds=args[0], attention_mask=mixed_mask)
+        return (args[0], mask, *args[2:])
+
+    layers = transformer_layers(network)
+    with ExitStack() as stack:
+        hooks = [layers[level - 1].register_forward_hook(mix_output)]
+        hooks += [layer.register_forward_pre_hook(use_mixed_mask) for layer in layers[level:]]
+        for hook in hooks:
+            stack.callback(hook.remove)
+        yield

@@ -1,0 +1,80 @@
+"""GLUE's metrics, as scikit-learn and SciPy compute them."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixkd.store import UserError
+
+
+def _accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(labels, predictions))
+
+
+def _f1(labels: ArrayLike, predictions: ArrayLike) -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(labels, predictions, pos_label=1, zero_division=0.0))
+
+
+def _matthews(labels: ArrayLike, predictions: ArrayLike) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(labels, predictions))
+
+
+def _pearson(labels: ArrayLike, predictions: ArrayLike) -> float:
+    from scipy.stats import pearsonr
+
+    return 0.0 if _is_constant(labels) or _is_constant(predictions) else float(pearsonr(labels, predictions)[0])
+
+
+def _spearman(labels: ArrayLike, predictions: ArrayLike) -> float:
+    from scipy.stats import spearmanr
+
+    return 0.0 if _is_constant(labels) or _is_constant(predictions) else float(spearmanr(labels, predictions)[0])
+
+
+def _is_constant(values: ArrayLike) -> bool:
+    return bool(np.ptp(np.asarray(values)) == 0)
+
+
+Metric = Callable[[ArrayLike, ArrayLike], float]
+
+#: Metric name -> function of (labels, predicted classes). Every metric goes up; f1 is that of class 1 of two.
+CLASS_METRICS: dict[str, Metric] = {"accuracy": _accuracy, "f1": _f1, "matthews": _matthews}
+#: Metric name -> function of (labels, predicted numbers); a correlation with a constant is 0.
+REGRESSION_METRICS: dict[str, Metric] = {"pearson": _pearson, "spearman": _spearman}
+METRICS = CLASS_METRICS | REGRESSION_METRICS
+
+
+def has_labels(labels: ArrayLike) -> bool:
+    """Whether a split can be scored.
+
+    Args:
+        labels: Classes, or real numbers, which are unlabelled if one is NaN or all are -1: among numbers that vary,
+            -1 is one like any other.
+    """
+    values = np.asarray(labels)
+    if np.issubdtype(values.dtype, np.floating):
+        return not (np.isnan(values).any() or (values == -1).all())
+    return not (values < 0).any()
+
+
+def compute_scores(metric: str, predictions: ArrayLike, labels: ArrayLike) -> float:
+    """Score of predictions.
+
+    Args:
+        metric: A key of `METRICS`.
+        predictions: Predicted classes, or numbers for a regression, shape (num_examples,).
+        labels: True ones, shape (num_examples,).
+
+    Raises:
+        UserError: If the examples have no labels, as in GLUE's test splits.
+    """
+    if not has_labels(labels):
+        raise UserError("This split has no labels (-1) and cannot be scored: evaluate on validation instead.")
+    return METRICS[metric](labels, predictions)

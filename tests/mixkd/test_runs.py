@@ -1,0 +1,353 @@
+"""Whole runs on the tiny BERT: what a record and a checkpoint hold, reuse, the cache, and what cannot be run."""
+
+import shutil
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForSequenceClassification, pipeline
+from whole_runs import plain_logits, start, teacher_record
+
+from mixkd import teacher as teacher_module
+from mixkd import trainer as trainer_module
+from mixkd import training
+from mixkd.evaluate import measure
+from mixkd.experiment import Experiment
+from mixkd.models import predict_logits, predict_states
+from mixkd.runs import run
+from mixkd.store import Store, UserError
+from mixkd.tasks import load_task, subsample
+
+# ---- one finished run, looked at from all sides ----
+
+
+@pytest.fixture(scope="module")
+def finished(teacher_store, tmp_path_factory, tiny_bert, vader_folder):
+    """Store, record and experiment of a student."""
+    root = tmp_path_factory.mktemp("finished") / "results"
+    shutil.copytree(teacher_store, root)
+    done = Experiment(teacher=str(tiny_bert), student_layers=2, recipe="sm+tmkd+kd", learning_rate=2e-3, num_epochs=2,
+                      batch_size=16, train_fraction=0.5, teacher_learning_rate=2e-3, teacher_num_epochs=2,
+                      teacher_batch_size=16, seed=1)  # fmt: skip
+    return Store(root), run(done, root, data_dir=vader_folder), done
+
+
+@pytest.fixture(scope="module")
+def examples(finished):
+    store, record, _ = finished
+    return pd.read_parquet(store.run_dir(record.run_id) / "examples.parquet")
+
+
+def test_the_store_holds_teacher_and_student_and_nothing_half_done(finished):
+    store, record, done = finished
+    records, problems = store.runs()
+    assert {r.run_id for r in records} == {record.run_id, teacher_record(store).run_id} and not problems
+    assert record == store.load_run(record.run_id)
+    for one in records:
+        names = {path.name for path in store.run_dir(one.run_id).iterdir()}
+        tables = {"examples.parquet"} | ({"interpolation.parquet"} if one.experiment["student_layers"] else set())
+        assert names == {"record.json", "model"} | tables  # no checkpoints
+        files = {path.name for path in store.model_dir(one.run_id).iterdir()}
+        assert files == {"config.json", "model.safetensors", "README.md", "tokenizer.json", "tokenizer_config.json"}
+    assert record.experiment["init_seed"] == record.experiment["data_seed"] == 1
+    assert record.experiment["teacher"] == "tiny-bert" and record.experiment["recipe"] == done.recipe
+
+
+def test_provenance(finished):
+    _, record, _ = finished
+    provenance = record.provenance
+    assert provenance.device == "cpu" and provenance.num_threads == torch.get_num_threads()
+    assert provenance.seeds == {"init_seed": 1, "data_seed": 1}
+    assert provenance.versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert provenance.command and provenance.wall_time_s > 0
+    assert len(record.history) == 2 and all(entry["loss"] > 0 for entry in record.history)
+
+
+def test_measurements_are_complete(finished):
+    """Of every part the same, by its name; the teacher has nobody to agree with."""
+    store, record, _ = finished
+    parts = ["train_", "validation_", "test_", *(f"shift/vader-{name}/" for name in ("amazon", "nyt", "tweets")),
+             "noise/typos/", "noise/case/"]  # fmt: skip
+    measured = {part + name for part in parts for name in ("score", "loss", "ece", "brier")}
+    of_run = {"generalization_gap", "score_gap", "num_parameters", "num_embedding_parameters", "num_train_examples",
+              "num_epochs_run"}  # fmt: skip
+    assert set(teacher_record(store).measurements) == measured | of_run
+    measured |= {part + name for part in parts for name in ("distillation_loss", "agreement")}
+    found = {name for name in record.measurements if not name.startswith("interpolation")}
+    assert found == measured | of_run | {"distillation_gap", "teacher_test_score"}
+    assert record.measurements["num_epochs_run"] == 2 and "best_epoch" not in record.measurements
+
+
+def test_examples_are_in_the_dataset_s_own_order(finished, examples, vader_folder):
+    _, record, done = finished
+    assert list(examples.columns) == ["split", "example_id", "loss", "prediction", "teacher_prediction", "label"]
+    task = load_task("vader-movie", vader_folder)
+    expected = [("train", subsample(task.dataset["train"], done.train_fraction, done.data_seed))]
+    expected += [(split, task.dataset[split]) for split in ("validation", "test")]
+    expected += [(f"shift/{name}", load_task(name, vader_folder).dataset["test"]) for name in task.shifted]
+    expected += [(f"noise/{name}", task.dataset["test"]) for name in ("typos", "case")]
+    assert list(examples["split"]) == [name for name, part in expected for _ in range(len(part))]
+    assert list(examples["example_id"]) == [example for _, part in expected for example in part["example_id"]]
+    assert list(examples["label"]) == [label for _, part in expected for label in part["label"]]
+    assert record.measurements["num_train_examples"] == len(expected[0][1])
+
+
+def test_measurements_follow_from_the_examples(finished, examples):
+    store, record, _ = finished
+    for split, part in examples.groupby("split"):
+        prefix = f"{split}/" if "/" in split else f"{split}_"
+        assert record.measurements[f"{prefix}score"] == pytest.approx((part["prediction"] == part["label"]).mean())
+        assert record.measurements[f"{prefix}loss"] == pytest.approx(part["loss"].mean(), rel=1e-5)
+        agreement = (part["prediction"] == part["teacher_prediction"]).mean()
+        assert record.measurements[f"{prefix}agreement"] == pytest.approx(agreement)
+    losses = examples.groupby("split")["loss"].mean()
+    assert record.measurements["generalization_gap"] == pytest.approx(losses["test"] - losses["train"], abs=1e-6)
+    assert record.measurements["teacher_test_score"] == teacher_record(store).measurements["test_score"]
+
+
+def test_measurements_follow_from_the_checkpoints_loaded_plainly(finished, examples, vader_folder):
+    store, record, _ = finished
+    task = load_task("vader-movie", vader_folder)
+    logits, teacher = (
+        plain_logits(store.model_dir(one.run_id), task, "test").numpy() for one in (record, teacher_record(store))
+    )
+    for name, value in measure(logits, np.asarray(task.dataset["test"]["label"]), ("accuracy",), teacher).items():
+        assert record.measurements[f"test_{name}"] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    test = examples[examples["split"] == "test"]
+    assert list(test["prediction"]) == logits.argmax(1).tolist()
+    assert list(test["teacher_prediction"]) == teacher.argmax(1).tolist()
+
+
+def test_pipeline_answers_with_the_label_names(finished, examples, vader_folder):
+    store, record, _ = finished
+    texts = list(load_task("vader-movie", vader_folder).dataset["test"]["text"])
+    test = examples[examples["split"] == "test"]
+    for one, column in ((record, "prediction"), (teacher_record(store), "teacher_prediction")):
+        answers = pipeline("text-classification", str(store.model_dir(one.run_id)))(texts)
+        assert [answer["label"] for answer in answers] == [("negative", "positive")[p] for p in test[column]]
+    # The names mean what they say: the teacher calls a sentence positive that praises.
+    praise = {answer["label"] for text, answer in zip(texts, answers, strict=True) if "superb" in text}
+    assert praise == {"positive"} and {answer["label"] for answer in answers} == {"negative", "positive"}
+
+
+def test_parameters_are_counted(finished):
+    store, record, _ = finished
+    model = AutoModelForSequenceClassification.from_pretrained(store.model_dir(record.run_id))
+    assert record.measurements["num_parameters"] == model.num_parameters()
+    assert model.config.num_hidden_layers == 2
+    assert (
+        record.measurements["num_embedding_parameters"]
+        == model.bert.embeddings.word_embeddings.weight.numel() + (64 + 2 + 2) * 32
+    )
+
+
+# ---- reuse ----
+
+
+def count_trainings(monkeypatch):
+    """Makes `train_and_record` note whom it trains."""
+    trained, original = [], training.train_and_record
+
+    def spy(experiment, *args, **kwargs):
+        trained.append(experiment)
+        return original(experiment, *args, **kwargs)
+
+    monkeypatch.setattr(training, "train_and_record", spy)
+    return trained
+
+
+def test_a_finished_run_is_read_and_force_repeats_it(experiment, store, vader_folder, monkeypatch):
+    trained = count_trainings(monkeypatch)
+    first = run(experiment(), store, data_dir=vader_folder)
+    assert [one.student_layers for one in trained] == [2]  # the teacher was there
+    assert run(experiment(), store, data_dir=vader_folder) == first and len(trained) == 1
+    assert run(experiment(), str(store.root), data_dir=str(vader_folder)) == first and len(trained) == 1
+    again = run(experiment(), store, data_dir=vader_folder, force=True)
+    assert [one.student_layers for one in trained] == [2, 2]
+    assert again.measurements == first.measurements and again.provenance.started_at >= first.provenance.started_at
+    assert again.history == first.history
+
+
+def test_the_teacher_is_trained_first_and_once(experiment, tmp_path, vader_folder, monkeypatch):
+    trained = count_trainings(monkeypatch)
+    for recipe in ("ft", "kd"):
+        run(experiment(recipe=recipe), tmp_path / "results", data_dir=vader_folder)
+    assert [(one.student_layers, one.recipe) for one in trained] == [(None, "ft"), (2, "ft"), (2, "kd")]
+
+
+def test_corrupt_records_are_named_and_overwritten_only_by_force(experiment, store, vader_folder):
+    first = run(experiment(), store, data_dir=vader_folder)
+    path = store.run_dir(first.run_id) / "record.json"
+    path.write_text("{")
+    with pytest.raises(UserError, match=rf"{first.run_id}/record\.json is not a valid record"):
+        run(experiment(), store, data_dir=vader_folder)
+    assert path.read_text() == "{"
+    assert run(experiment(), store, data_dir=vader_folder, force=True).measurements == first.measurements
+    assert store.load_run(first.run_id).measurements == first.measurements
+    teacher_path = store.run_dir(teacher_record(store).run_id) / "record.json"
+    teacher_path.write_text("")
+    with pytest.raises(UserError, match=str(teacher_path)):
+        run(experiment(recipe="kd"), store, data_dir=vader_folder)
+    assert teacher_path.read_text() == ""
+
+
+def test_a_teacher_without_its_model(experiment, store, vader_folder):
+    shutil.rmtree(store.model_dir(teacher_record(store).run_id))
+    with pytest.raises(UserError, match="teacher's model .* is gone; delete"):
+        run(experiment(), store, data_dir=vader_folder)
+
+
+def test_runs_are_reproducible_and_seeds_matter(experiment, store, vader_folder, tmp_path, teacher_store):
+    shutil.copytree(teacher_store, tmp_path / "other")
+    one, other = (run(experiment(seed=1), root, data_dir=vader_folder) for root in (store, tmp_path / "other"))
+    assert one.measurements == other.measurements
+    assert run(experiment(seed=2), store, data_dir=vader_folder).measurements != one.measurements
+
+
+def test_changed_test_sets_of_shifted_tasks_are_not_mistaken_for_the_old_ones(
+    experiment, store, vader_folder, tmp_path
+):
+    """Their scores are in the record, so their content must be part of what identifies it."""
+    first = run(experiment(), store, data_dir=vader_folder)
+    data = shutil.copytree(vader_folder, tmp_path / "changed")
+    corpus = data / "amazonReviewSnippets_GroundTruth.txt"
+    lines = (line.split(b"\t") for line in corpus.read_bytes().split(b"\r\n"))
+    corpus.write_bytes(b"\r\n".join(b"\t".join([i, b"%.2f" % -float(r), text]) for i, r, text in lines))
+    second = run(experiment(), store, data_dir=data)
+    name = "shift/vader-amazon/score"
+    assert second.measurements[name] == pytest.approx(1 - first.measurements[name])
+
+
+@pytest.mark.cluster
+def test_two_processes_on_one_store_do_a_run_once(experiment, tmp_path, vader_folder):
+    processes = [start(experiment(), tmp_path / "results", vader_folder) for _ in range(2)]
+    outputs = [process.communicate(timeout=200) for process in processes]
+    assert all(process.returncode == 0 for process in processes), outputs
+    lines = [out.split() for out, _ in outputs]
+    assert sorted(sum((line[1:] for line in lines), [])) == ["student", "teacher"]  # each once, by whomever
+    assert lines[0][0] == lines[1][0]
+    records, problems = Store(tmp_path / "results").runs()
+    assert len(records) == 2 and not problems
+
+
+def test_the_second_waits_and_reads(experiment, store, vader_folder, monkeypatch):
+    trained, results = count_trainings(monkeypatch), []
+
+    def work():
+        results.append(run(experiment(), store, data_dir=vader_folder))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(trained) == 1 and results[0] == results[1]
+
+
+# ---- what cannot be run ----
+
+
+def test_a_teacher_at_chance_is_refused(experiment, tmp_path, vader_folder, monkeypatch):
+    trained = count_trainings(monkeypatch)
+    lazy = experiment(teacher_learning_rate=1e-9, teacher_num_epochs=1)
+    with pytest.raises(UserError, match=r"scores 0\.\d+ on validation, no better than one answer for all"):
+        run(lazy, tmp_path / "results", data_dir=vader_folder)
+    assert [one.student_layers for one in trained] == [None]
+
+
+def test_a_teacher_with_its_labels_the_other_way_round_is_refused(finished, experiment, store, vader_folder):
+    teacher = teacher_record(store)
+    wrong = teacher.model_copy(update={"measurements": teacher.measurements | {"validation_score": 0.03}})
+    store.save_run(wrong)
+    with pytest.raises(UserError, match=r"scores 0\.030"):
+        run(experiment(), store, data_dir=vader_folder)
+
+
+def test_a_run_that_diverges_is_no_result(experiment, store, vader_folder):
+    with pytest.raises(UserError, match="diverged .* lower the learning rate"):
+        run(experiment(learning_rate=1e38, num_epochs=1), store, data_dir=vader_folder)
+    assert len(store.runs()[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"recipe": "pkd", "pkd_layers": (5,)}, r"pkd_layers \[5\] must name layers between 1 and the teacher's 4"),
+     ({"student_layers": 5}, "1 to 4 layers, not 5"),
+     ({"init": (0, 4)}, r"\[0, 4\] must name 2 layers between 0 and 3")],
+)  # fmt: skip
+def test_layers_that_the_teacher_does_not_have(experiment, store, vader_folder, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(experiment(**changes), store, data_dir=vader_folder)
+
+
+def test_batches_that_cannot_be_split_and_devices_that_are_not_there(experiment, store, vader_folder, monkeypatch):
+    with pytest.raises(UserError, match="batch_size 16 cannot be split over 1 processes with 3"):
+        run(experiment(), store, data_dir=vader_folder, gradient_accumulation_steps=3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("cuda", "tpu"):
+        with pytest.raises(UserError, match=f"device '{device}' cannot be used"):
+            run(experiment(), store, data_dir=vader_folder, device=device)
+
+
+@pytest.mark.parametrize(
+    ("error", "free_bytes", "is_full"),
+    [
+        (SafetensorError("I/O error: No space left on device (os error 28)"), 2**40, True),
+        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 128 vs 22"), 0, True),
+        (RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 128 vs 22"), 2**40, False),
+    ],
+    ids=["safetensors", "torch", "control"],
+)
+def test_a_disk_that_fills_up_ends_in_one_sentence_and_loses_nothing(
+    experiment, store, vader_folder, monkeypatch, error, free_bytes, is_full
+):
+    """Two libraries write a checkpoint, and neither says OSError."""
+    monkeypatch.setattr(training, "CHECKPOINT_INTERVAL_S", -1.0)
+
+    def fail(*args, **kwargs):
+        raise error
+
+    target = "torch.save" if "inline" in str(error) else "transformers.modeling_utils.safe_save_file"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(target, fail)
+        usage = shutil.disk_usage(store.root)._replace(free=free_bytes)
+        patch.setattr(shutil, "disk_usage", lambda path: usage)
+        with pytest.raises(UserError if is_full else RuntimeError, match="is full. Free some" if is_full else "pos"):
+            run(experiment(), store, data_dir=vader_folder)
+    records, problems = store.runs()
+    assert len(records) == 1 and not problems
+    run(experiment(), store, data_dir=vader_folder)
+
+
+# ---- the cache of the teacher's logits ----
+
+
+def test_the_teacher_is_asked_once(experiment, store, vader_folder, monkeypatch):
+    """Training the teacher left its logits of every part in the cache; PKD's states are asked for once."""
+    asked = []
+
+    def noting(name, function):
+        def spy(model, *args, **kwargs):
+            asked.append((name, model.config.num_hidden_layers))
+            return function(model, *args, **kwargs)
+
+        return spy
+
+    monkeypatch.setattr(teacher_module, "predict_logits", noting("logits", predict_logits))
+    monkeypatch.setattr(teacher_module, "predict_states", noting("states", predict_states))
+    monkeypatch.setattr(trainer_module, "predict_logits", noting("logits", predict_logits))
+    monkeypatch.setattr(trainer_module, "predict_states", noting("states", predict_states))
+    run(experiment(recipe="kd", num_epochs=1), store, data_dir=vader_folder)
+    assert asked == []
+    for seed in (5, 6):
+        run(experiment(recipe="pkd", num_epochs=1, data_seed=0, init_seed=seed), store, data_dir=vader_folder)
+    assert asked == [("states", 4)]
+
+
+def test_another_teacher_never_meets_the_first_one_s_logits(experiment, store, vader_folder):
+    first = run(experiment(recipe="kd"), store, data_dir=vader_folder)
+    second = run(experiment(recipe="kd", teacher_seed=1), store, data_dir=vader_folder)
+    assert second.measurements["test_distillation_loss"] != first.measurements["test_distillation_loss"]
