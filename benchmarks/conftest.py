@@ -70,6 +70,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--budget", type=float, default=32.0, metavar="SECONDS", help="time for the latency rounds [%(default)s]"
     )
 
+    group.addoption(
+        "--training", type=float, default=0.0, metavar="SECONDS",
+        help="time for the comparison of trainings; 0 leaves it out [%(default)s]",
+    )  # fmt: skip
+
 
 def pytest_configure(config: pytest.Config) -> None:
     requested = config.getoption("--device")
@@ -95,7 +100,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     keys = [subject.key for subject in metafunc.config.stash[SESSION].subjects]
     if "sequence_length" in metafunc.fixturenames:
         metafunc.parametrize(Case._fields, [Case(*key, *cell) for cell in CELLS for key in keys])
-    else:
+    elif "num_layers" in metafunc.fixturenames:
         metafunc.parametrize(("model", "num_layers"), keys)
 
 

@@ -125,15 +125,24 @@ def _run(command: str, data: Path, mode: str, texts: list[str]) -> list[str]:
 
 
 def _document(number: int, text: str) -> str:
-    """A text in Apertium's stream format; `[...]` is formatting, which passes through."""
-    escaped = re.sub(r"([\[\]{}^$/\\@<>])", r"\\\1", text)
+    """A text in Apertium's stream format; `[...]` is formatting, which passes through.
+
+    Doubled apostrophes, quotation marks in many corpora, become one character on the way: in "''shut up''" Apertium
+    finds an "'s".
+    """
+    escaped = re.sub(r"([\[\]{}^$/\\@<>])", r"\\\1", text.replace("''", '"') if _has_doubled_quotes(text) else text)
     return f"[{number}]{escaped}{_added_period(text)}[]\0"
 
 
 def _text(document: str, source: str) -> str:
     """The text of a translated document, without formatting and without the period that was added to the source."""
     text = re.sub(r"\\(.)|\[[^\]]*\]", lambda match: match[1] or "", document, flags=re.DOTALL)
-    return text.removesuffix(_added_period(source))
+    text = text.removesuffix(_added_period(source))
+    return text.replace('"', "''") if _has_doubled_quotes(source) else text
+
+
+def _has_doubled_quotes(text: str) -> bool:
+    return "''" in text and '"' not in text
 
 
 def _added_period(text: str) -> str:

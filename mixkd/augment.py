@@ -92,7 +92,7 @@ def augment(
     Raises:
         UserError: See `back_translate`.
     """
-    ids = list(dataset["example_id"])
+    ids = list(dataset["example_id"][:])
     old = {column: list(dataset[column]) for column in text_columns}
     new = {column: list(texts) for column, texts in old.items()}
     for index, column in enumerate(text_columns):
@@ -189,7 +189,6 @@ def _translate(
     report: Report | None,
     device: str | None,
 ) -> dict[str, str]:
-    texts = texts[:-1] or texts
     """Translations by text; each batch is in the cache before the next one starts."""
     if not texts:
         return {}

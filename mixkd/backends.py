@@ -21,11 +21,13 @@ class Workers(NamedTuple):
         num_jobs: Runs at a time, over all hosts.
         num_hosts: Machines that share them.
         killed: What joblib raises if a worker process died.
+        pre_dispatch: Of `joblib.Parallel`.
     """
 
     num_jobs: int
     num_hosts: int
     killed: type[BaseException]
+    pre_dispatch: str = "2 * n_jobs"
 
 
 def default_jobs(device: str | None) -> int:
@@ -149,7 +151,8 @@ def _ray(jobs: int, device: str | None) -> Iterator[Workers]:
         if num_gpus and device != "cpu":
             needs["num_gpus"] = min(1, num_gpus / jobs)
         with joblib.parallel_config("ray", n_jobs=jobs, ray_remote_args=needs):
-            yield Workers(jobs, num_hosts, RayError)
+            # Ray deals runs out in turn, and not to whoever is idle: all at once, so that nobody waits for another.
+            yield Workers(jobs, num_hosts, RayError, pre_dispatch="all")
     finally:
         if is_ours:
             ray.shutdown()

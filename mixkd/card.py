@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from statsmodels.stats.proportion import proportion_confint
 
 from mixkd.experiment import Experiment
-from mixkd.metrics import METRICS, REGRESSION_METRICS
+from mixkd.metrics import CLASS_METRICS, METRICS, REGRESSION_METRICS
 from mixkd.store import Record
 from mixkd.tasks import GLUE_TASKS, Task
 
@@ -185,6 +185,10 @@ def score_interval(
     num_examples = len(labels)
     if metric == "accuracy":
         low, high = proportion_confint(int((labels == predictions).sum()), num_examples, method="wilson")
+    elif metric in CLASS_METRICS:  # only the counts of (label, prediction) matter: a bootstrap of millions is as cheap
+        cells, counts = np.unique(np.stack([labels, predictions]), axis=1, return_counts=True)
+        draws = np.random.default_rng(0).multinomial(num_examples, counts / num_examples, size=num_resamples)
+        low, high = np.percentile([METRICS[metric](*cells, draw) for draw in draws], [2.5, 97.5])
     else:
         draws = np.random.default_rng(0).integers(num_examples, size=(num_resamples, num_examples))
         low, high = np.percentile([METRICS[metric](labels[draw], predictions[draw]) for draw in draws], [2.5, 97.5])

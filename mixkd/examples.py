@@ -9,9 +9,10 @@ from mixkd.augment import augment
 from mixkd.evaluate import Part, noisy_texts
 from mixkd.experiment import Experiment
 from mixkd.models import load_tokenizer
-from mixkd.runs import Options
+from mixkd.runs import Options, Report
 from mixkd.store import Store, UserError, atomic_path, content_id
 from mixkd.tasks import Task, load_task, subsample, tokenize
+from mixkd.teacher import tokens_sha256
 
 
 class RunExamples(NamedTuple):
@@ -35,7 +36,7 @@ class RunExamples(NamedTuple):
         return next(part for part in self.parts if part.name == name)
 
 
-def load_examples(experiment: Experiment, store: Store, options: Options) -> RunExamples:
+def load_examples(experiment: Experiment, store: Store, options: Options, report: Report) -> RunExamples:
     """Load, subsample, augment and tokenise what a run needs.
 
     Raises:
@@ -55,16 +56,18 @@ def load_examples(experiment: Experiment, store: Store, options: Options) -> Run
         parts.append(Part(f"shift/{name}", shifted, test, test))
     for name, noisy in noisy_texts(task.dataset[task.heldout], task.text_columns).items():
         examples = tokenize(noisy, tokenizer, experiment.max_length, task.is_pair)
+        if tokens_sha256(examples) == tokens_sha256(splits[task.heldout]):  # case, to an uncased tokenizer
+            examples = splits[task.heldout]
         parts.append(Part(name, task, examples, examples))
     training, counts = train, {"num_train_examples": float(len(train))}
     if experiment.augmentation != "none":
-        added, counts_added = _augmented(experiment, task, tokenizer, options.device)
+        added, counts_added = _augmented(experiment, task, tokenizer, options.device, report)
         training, counts = concatenate_datasets([train, added]), counts | counts_added
     return RunExamples(task, training, parts, counts)
 
 
 def _augmented(
-    experiment: Experiment, task: Task, tokenizer: PreTrainedTokenizerBase, device: str | None
+    experiment: Experiment, task: Task, tokenizer: PreTrainedTokenizerBase, device: str | None, report: Report
 ) -> tuple[Dataset, dict[str, float]]:
     """The augmented rows, tokenised, and their counts."""
     originals = subsample(task.dataset["train"], experiment.train_fraction, experiment.data_seed)
@@ -78,6 +81,7 @@ def _augmented(
         rate=experiment.word_dropout_rate,
         seed=experiment.data_seed,
         device=device,
+        report=lambda message: report(0.0, message),
     )
     numbers = {
         "num_augmented_examples": float(counts.num_new),

@@ -8,22 +8,22 @@ from numpy.typing import ArrayLike
 from mixkd.store import UserError
 
 
-def _accuracy(labels: ArrayLike, predictions: ArrayLike) -> float:
+def _accuracy(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> float:
     from sklearn.metrics import accuracy_score
 
-    return float(accuracy_score(labels, predictions))
+    return float(accuracy_score(labels, predictions, sample_weight=weights))
 
 
-def _f1(labels: ArrayLike, predictions: ArrayLike) -> float:
+def _f1(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> float:
     from sklearn.metrics import f1_score
 
-    return float(f1_score(labels, predictions, pos_label=1, zero_division=0.0))
+    return float(f1_score(labels, predictions, pos_label=1, zero_division=0.0, sample_weight=weights))
 
 
-def _matthews(labels: ArrayLike, predictions: ArrayLike) -> float:
+def _matthews(labels: ArrayLike, predictions: ArrayLike, weights: ArrayLike | None = None) -> float:
     from sklearn.metrics import matthews_corrcoef
 
-    return float(matthews_corrcoef(labels, predictions))
+    return float(matthews_corrcoef(labels, predictions, sample_weight=weights))
 
 
 def _pearson(labels: ArrayLike, predictions: ArrayLike) -> float:
@@ -42,9 +42,9 @@ def _is_constant(values: ArrayLike) -> bool:
     return bool(np.ptp(np.asarray(values)) == 0)
 
 
-Metric = Callable[[ArrayLike, ArrayLike], float]
+Metric = Callable[..., float]
 
-#: Metric name -> function of (labels, predicted classes). Every metric goes up; f1 is that of class 1 of two.
+#: Metric name -> function of (labels, predicted classes, weights of examples). Every metric goes up; f1 is class 1's.
 CLASS_METRICS: dict[str, Metric] = {"accuracy": _accuracy, "f1": _f1, "matthews": _matthews}
 #: Metric name -> function of (labels, predicted numbers); a correlation with a constant is 0.
 REGRESSION_METRICS: dict[str, Metric] = {"pearson": _pearson, "spearman": _spearman}

@@ -1,8 +1,8 @@
 """Predictions of a trained model, as tables or as the files that the GLUE server takes.
 
-The server (gluebenchmark.com, "How do I submit?") wants a zip of eleven files, one per test set, with the header
-``index <tab> prediction`` and the examples in the order of the test file. MNLI, QNLI, RTE and AX are answered in words,
-STS-B with a number from 0 to 5, the others with 0 or 1; a file that is missing is not scored.
+A submission is a zip of eleven files, one per test set, with the header ``index <tab> prediction`` and the examples in
+the order of the test file, from 0. MNLI, QNLI, RTE and AX are answered in words, STS-B with a number from 0 to 5, the
+others with 0 or 1. Source: the formatter in jiant, the toolkit of GLUE's authors, and the sizes of the test sets.
 """
 
 import sys

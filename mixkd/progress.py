@@ -59,7 +59,9 @@ class Progress:
             self.bar.refresh()
             return
         elapsed, worked = self.last_line - self.start, done - self.skipped
-        knows = worked > 0.01 * self.total and done < self.total  # earlier, starting up is most of the time
+        knows = (
+            worked > 0.01 * self.total and done < (1 - 1e-9) * self.total
+        )  # earlier, starting up is most of the time
         remaining = f", {duration(elapsed * (self.total - done) / worked)} left" if knows else ""
         print(f"{self.title} {done / self.total:4.0%}{remaining}: {message}", file=self.stream, flush=True)
 

@@ -55,7 +55,8 @@ def pin(experiment: Experiment, data_dir: str | Path | None = None) -> Experimen
             }
     if experiment.augmentation == "back-translation":
         fingerprint = engine_fingerprint(experiment.bt_engine, experiment.bt_pair)
-        update["augmentation_fingerprint"] = fingerprint
+        pair = ",".join(Path(part).name if Path(part).is_dir() else part for part in experiment.bt_pair.split(","))
+        update |= {"augmentation_fingerprint": fingerprint, "bt_pair": pair}
     return experiment.model_copy(update=update)
 
 
@@ -136,7 +137,9 @@ def check_teacher(teacher: Record, task: Task) -> None:
     Raises:
         UserError: If its validation score is not above that of one answer for all: the commonest class, or the mean.
     """
-    labels = np.asarray(task.dataset["validation"]["label"])
+    from mixkd.tasks import labels_of
+
+    labels = labels_of(task.dataset["validation"])
     constant = labels.mean() if task.is_regression else np.bincount(labels).argmax()
     floor = compute_scores(task.metrics[0], np.full(len(labels), constant), labels)
     score = teacher.measurements["validation_score"]

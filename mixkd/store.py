@@ -7,6 +7,7 @@ Layout of a store::
 
     runs/<run-id>/record.json         the Record: experiment, provenance, measurements, history
                   examples.parquet    one row per evaluated example
+                  interpolation.parquet   where hidden states go while one input is mixed into another
                   model/              Hugging Face format
     theory/<cell-id>.parquet + .json  one row per replicate; the CellRecord beside it
     benchmarks/<name>.json            pytest-benchmark's own JSON

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mixkd.evaluate import Part
 from mixkd.interpolation import walk
+from mixkd.mixup import flat_column
 from mixkd.models import MODEL_COLUMNS, load_classifier, predict_logits, predict_states
 from mixkd.store import Store, UserError, atomic_path, content_id, file_sha256, is_first_process
 
@@ -39,8 +40,8 @@ class CachedTeacher:
 
     def of(self, part: Part) -> Array:
         """Logits of a part's examples: those of its whole split, which every share of the data finds in the cache."""
-        row_of = {example_id: row for row, example_id in enumerate(part.split["example_id"])}
-        return self.logits(part.split)[[row_of[example_id] for example_id in part.examples["example_id"]]]
+        row_of = {example_id: row for row, example_id in enumerate(part.split["example_id"][:])}
+        return self.logits(part.split)[[row_of[example_id] for example_id in part.examples["example_id"][:]]]
 
     def states(self, dataset: Dataset, layers: Sequence[int]) -> Array:
         """Hidden states of [CLS] after some layers (1-based), shape (num_examples, len(layers), hidden)."""
@@ -69,7 +70,7 @@ def tokens_sha256(dataset: Dataset) -> str:
     """SHA-256 of a data set's tokens in their order."""
     digest = hashlib.sha256()
     for name in (name for name in MODEL_COLUMNS if name in dataset.column_names):
-        digest.update(name.encode())
-        for row in dataset[name]:
-            digest.update(np.asarray(row, dtype=np.int32).tobytes() + b"|")
+        values, lengths = flat_column(dataset, name)
+        digest.update(f"{name} {len(lengths)}".encode() + lengths.astype(np.int32).tobytes())
+        digest.update(values.astype(np.int32).tobytes())
     return digest.hexdigest()

@@ -19,6 +19,7 @@ from mixkd.mixup import EpochMixup, MixupPairs, TokenTable, epoch_order, mix_lab
 from mixkd.models import MODEL_COLUMNS, model_columns, pad_texts, predict_logits, predict_states
 from mixkd.recipes import Level, Recipe
 from mixkd.store import UserError
+from mixkd.tasks import labels_of
 
 Array = NDArray[np.float32]
 
@@ -119,7 +120,7 @@ class DistillationTrainer(Trainer):
         self.num_labels: int = self.model.config.num_labels
         pad_token_id = self.model.config.pad_token_id or 0
         self.data_collator = RowCollator(pad_token_id)
-        self.train_labels = torch.tensor(train_dataset["label"])
+        self.train_labels = torch.tensor(labels_of(train_dataset))
         self.tokens = TokenTable(train_dataset, pad_token_id)
         self._epoch_pairs: tuple[tuple[int, int, int], EpochMixup, list[MixupPairs] | None] | None = None
         self._prepare_teacher(train_dataset, teacher, teacher_logits, teacher_states, teacher_dtype)
@@ -150,7 +151,7 @@ class DistillationTrainer(Trainer):
         self.teacher_logits, self.teacher_states, self.teacher = None, None, None
         if recipe.kd_weight:
             given = predict_logits(teacher, train_dataset, self.args.device) if lacks_logits else logits
-            self.teacher_logits = torch.as_tensor(np.asarray(given), dtype=torch.float32)
+            self.teacher_logits = torch.tensor(np.array(given), dtype=torch.float32)
             _check_shape("teacher_logits", self.teacher_logits, (len(train_dataset), self.num_labels))
         if recipe.pkd_weight:
             assert teacher is not None

@@ -24,7 +24,8 @@ from transformers import (
 
 from mixkd import store as evidence
 from mixkd.card import measured_latency, model_card
-from mixkd.evaluate import evaluate, predict
+from mixkd.cpu import use_cheap_dropout
+from mixkd.evaluate import Logits, Part, evaluate, predict
 from mixkd.examples import RunExamples, load_examples
 from mixkd.experiment import Experiment
 from mixkd.interpolation import interpolation
@@ -61,7 +62,7 @@ def train_and_record(
             shutil.rmtree(left_over, ignore_errors=True)
     args = _training_arguments(experiment, store.run_dir(run_id), options)
     with args.main_process_first(local=False):  # it writes the caches, the others find them
-        examples = load_examples(experiment, store, options)
+        examples = load_examples(experiment, store, options, report)
     label_names = examples.task.label_names
     teacher = (
         None if teacher_run is None else CachedTeacher(store, store.model_dir(teacher_run), label_names, args.device)
@@ -82,9 +83,6 @@ def train_and_record(
         **examples.counts,
         **_selection(trainer),
     }
-    if not all(math.isfinite(value) for value in measurements.values()):
-        raise UserError(f"The run {run_id} diverged (its loss is not finite); lower the learning rate.")
-
     record = Record(
         run_id=run_id,
         experiment=pinned.identity(),
@@ -120,11 +118,23 @@ def _measure(
     What is measured is the checkpoint as others will load it: in float32, without Trainer's autocast.
     """
     label_names = examples.task.label_names
-    if teacher is None:  # the logits are those that its students will ask for
-        measurements, table = evaluate(examples.parts, CachedTeacher(store, folder, label_names, device).of, None)
+    if teacher is None:
+        logits_of = CachedTeacher(store, folder, label_names, device).of  # those that its students will ask for
+    else:
+        student = load_classifier(str(folder), label_names).to(device)
+        known: dict[int, Logits] = {}
+
+        def logits_of(part: Part) -> Logits:
+            key = id(part.examples)  # two parts may be the same examples
+            if key not in known:
+                known[key] = predict_logits(student, part.examples)
+            return known[key]
+
+    measurements, table = evaluate(examples.parts, logits_of, None if teacher is None else teacher.of)
+    if not all(math.isfinite(value) for value in measurements.values()):
+        raise UserError(f"The training of {folder} diverged (its loss is not finite); lower the learning rate.")
+    if teacher is None:
         return measurements, {"examples": table}
-    student = load_classifier(str(folder), label_names).to(device)
-    measurements, table = evaluate(examples.parts, lambda part: predict_logits(student, part.examples), teacher.of)
     heldout = examples.part(examples.task.heldout).examples
     on_path, path = interpolation(student, teacher.walk, heldout)
     return measurements | on_path, {"examples": table, "interpolation": path}
@@ -160,6 +170,10 @@ def _train(
 
     validation = [examples.part("validation").examples] if experiment.best_epoch else []
     use_tokens_of(model, [training, *validation])
+    if args.device.type == "cpu":
+        use_cheap_dropout(model)
+        if teacher is not None:
+            teacher.model.set_attn_implementation("eager")  # on mixed texts half the time of the fused one
     trainer = DistillationTrainer(
         model,
         recipe=recipe,

@@ -72,8 +72,7 @@ def run_in_workers(
             for index, experiment in enumerate(experiments)
         ]
         with watch.running():
-            # All at once: Ray deals tasks out in turn, and not to whoever is idle.
-            records: list[Record] = joblib.Parallel(batch_size=1, pre_dispatch="all")(tasks)
+            records: list[Record] = joblib.Parallel(batch_size=1, pre_dispatch=workers.pre_dispatch)(tasks)
         watch.finish(records)
     return records
 

@@ -29,8 +29,8 @@ def tiny_store(tmp_path_factory, tiny_bert, vader_folder):
     The attributes `teacher` and `students` are run ids; pinning is that of `mixkd.run`.
     """
     from mixkd.experiment import Experiment
-    from mixkd.runs import pin
     from mixkd.models import build_student, load_classifier
+    from mixkd.runs import pin
     from mixkd.store import Store
 
     store = Store(tmp_path_factory.mktemp("store"))

@@ -53,6 +53,8 @@ def test_every_character_survives_the_stream_format(apertium):
         "x" * 10**5,
     ]
     assert translator("eng-spa")(texts) == texts
+    translator("eng-spa")(["''good''", "\"a\" ''b''"])
+    assert apertium.calls()[-1] == ['"good".', "\"a\" ''b''."]  # a doubled apostrophe would be taken for one
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,8 @@ REAL = [
     "a\\b and/or c:\\dir", "me@example.com #tag <b>bold</b> *star* ~tilde +plus", "“quotes” … – — ‘single’", "[0][]",
     "&amp; &lt; &#39;", "😀 emoji café naïve Łódź 日本語", "...", "?", "Why? Because. No!", "a", "I", "x" * 3000, "1",
     "Mr. Smith etc.", "word " * 400 + "end", "he said", "(parenthesis", "known", "good ethics its", "It is [0] good",
-    "]", "\\", "$", "zero\u200bwidth", "The plot, the cast and the score are great.", "It bites hard.",
+    "]", "\\", "$", "It is ''shut up'' now.", "zero\u200bwidth", "It bites hard.",
+    "The plot, the cast and the score are great.",
 ]  # fmt: skip
 
 
@@ -149,6 +152,9 @@ def test_the_real_apertium_gives_every_text_its_own_translation_in_any_company(m
 
     assert translations["The plot, the cast and the score are great."].startswith("The plot, the ")
     assert all(translations.values())
+    assert (
+        translations["It is ''shut up'' now."].count("''") == 2 and "hut" not in translations["It is ''shut up'' now."]
+    )
     for text, translation in translations.items():
         for mark in "[]{}^$\\@<>*#/&":
             assert translation.count(mark) == text.count(mark), (text, translation)

@@ -75,7 +75,15 @@ def test_the_same_records_whatever_the_backend(small, in_turn, tmp_path, vader_f
     (tmp_path / "data").symlink_to(vader_folder)
     records = run_suite(small, "results", data_dir="data", jobs=2, backend=backend)
     assert len(records) == 6 and [r.run_id for r in records] == [r.run_id for r in in_turn]
-    assert [r.measurements for r in records] == [r.measurements for r in in_turn]
+    differing = {
+        name: (mine.measurements[name], value)
+        for mine, its in zip(records, in_turn, strict=True)
+        for name, value in its.measurements.items()
+        if mine.measurements[name] != value
+    }
+    assert not differing and all(
+        r.measurements.keys() == i.measurements.keys() for r, i in zip(records, in_turn, strict=True)
+    )
     assert [r.history for r in records] == [r.history for r in in_turn]
     assert [r.provenance.num_threads for r in records] == [1] * 6
     assert [r.provenance.command for r in records] == [r.provenance.command for r in in_turn]

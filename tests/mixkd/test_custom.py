@@ -79,6 +79,15 @@ def test_quotes_enclose_in_csv_and_are_characters_in_tsv(tmp_path):
     assert '"one" and "' in texts and len(texts) == 61
 
 
+def test_line_ends_in_a_large_csv(tmp_path):
+    # Larger than what the reader takes at a time (1 MB): it must not cut within quotes.
+    splits = {"train": [{"text": f"{i}\n" * 400, "label": "ab"[i % 2]} for i in range(1000, 2000)]}
+    task = load_task("custom", write(tmp_path, **splits))
+    assert (tmp_path / "train.csv").stat().st_size > 1_900_000
+    assert sum(len(split) for split in task.dataset.values()) == 1000
+    assert all(set(text.split("\n")[:-1]) == {text[:4]} for text in task.dataset["train"]["text"])
+
+
 def test_settings(tmp_path):
     settings = {
         "text": "title", "text_pair": "body", "label": "stars", "label_names": ["good", "no", "bad"],
@@ -201,6 +210,8 @@ def broken(**changes):
         (three(), {"text_pair": "body"}, "train.csv has no column 'body'"),
         (broken(train=rows("train", 3) + [{"text": "x", "label": ""}]), None, "train.csv, row 4 has no label: give"),
         (broken(test=rows("test", 3) + [{"text": "x", "label": ""}]), None, "test.csv, row 4 has no label: empty the"),
+        (three(labels=("",)), None, "train.csv, row 1 has no label: give"),
+        (broken(validation=rows("v", labels=("",))), None, "validation.csv, row 1 has no label: give"),
         (broken(train=rows("train", 3) + [{"text": " ", "label": "bad"}]), None, "train.csv, row 4 has no text: fill"),
         (broken(validation=rows("v", labels=("bad", "ugly"))), None, "validation.csv has the label 'ugly', which"),
         (three(), {"label_names": ["bad", "fine"]}, "train.csv has the label 'good', which is not one of bad, fine"),

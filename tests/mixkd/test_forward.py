@@ -1,10 +1,8 @@
 """Mixing in the words and in the middle of the network, against layers written out by hand, one text at a time."""
 
-import math
-
 import pytest
 import torch
-import torch.nn.functional as F
+from by_hand import logits_by_hand
 from tiny_models import ARCHITECTURES, tiny_classifier
 
 from mixkd.forward import mixed_inputs
@@ -28,91 +26,26 @@ def batch_of(model, texts, types, width=WIDTH):
     }
 
 
+def has_segments(model):
+    """Whether texts may have two segments: RoBERTa knows one, and DistilBERT none."""
+    return int(model.config.model_type == "bert")
+
+
 def run_mixed(model, level, originals, pairs):
     """Logits of the originals and then of the mixed examples, by the code under test."""
     rows = [*originals, *(source for source, _, _ in pairs), *(partner for _, partner, _ in pairs)]
-    types = [TYPES[row] if model.config.model_type == "bert" else [0] * len(TEXTS[row]) for row in rows]
-    texts = batch_of(model, [TEXTS[row] for row in rows], types)
+    texts = batch_of(
+        model, [TEXTS[row] for row in rows], [[k * has_segments(model) for k in TYPES[row]] for row in rows]
+    )
     inputs, mixing = mixed_inputs(model, level, texts, torch.tensor([lam for *_, lam in pairs]))
     with mixing:
         return model(**inputs).logits
 
 
-# ---- the reference: no padding beyond the pair's longer text, no mask but a choice of keys ----
-
-
-def embed(model, words, positions, types):
-    """Words, positions and segments, normalised; each of shape (length, hidden)."""
-    table = model.base_model.embeddings
-    total = words + table.position_embeddings(positions)
-    if hasattr(table, "token_type_embeddings"):
-        total = total + table.token_type_embeddings(types)
-    return table.LayerNorm(total)
-
-
-def positions_of(model, length, num_inside):
-    """RoBERTa counts from 2, and gives its padding position 1 when it is told the words' numbers."""
-    if model.config.model_type != "roberta":
-        return torch.arange(length)
-    return torch.tensor([2 + place if place < num_inside else 1 for place in range(length)])
-
-
-def layer_by_hand(layer, states, num_keys, num_heads=2):
-    """One transformer layer on states (length, hidden), whose first `num_keys` positions can be attended to."""
-    if hasattr(layer, "ffn"):  # DistilBERT's names
-        attention = layer.attention
-        query, key, value, output = attention.q_lin, attention.k_lin, attention.v_lin, attention.out_lin
-        norms, wide, narrow = (layer.sa_layer_norm, layer.output_layer_norm), layer.ffn.lin1, layer.ffn.lin2
-    else:
-        own, out = layer.attention.self, layer.attention.output
-        query, key, value, output = own.query, own.key, own.value, out.dense
-        norms, wide, narrow = (out.LayerNorm, layer.output.LayerNorm), layer.intermediate.dense, layer.output.dense
-    q, k, v = query(states), key(states)[:num_keys], value(states)[:num_keys]
-    size = states.shape[-1] // num_heads
-    heads = []
-    for head in range(num_heads):
-        part = slice(head * size, (head + 1) * size)
-        weights = torch.softmax(q[:, part] @ k[:, part].T / math.sqrt(size), dim=-1)
-        heads.append(weights @ v[:, part])
-    states = norms[0](output(torch.cat(heads, dim=-1)) + states)
-    return norms[1](narrow(F.gelu(wide(states))) + states)
-
-
-def head_by_hand(model, states):
-    if model.config.model_type == "bert":
-        return model.classifier(torch.tanh(model.bert.pooler.dense(states[0])))
-    if model.config.model_type == "roberta":
-        return model.classifier.out_proj(torch.tanh(model.classifier.dense(states[0])))
-    return model.classifier(torch.relu(model.pre_classifier(states[0])))
-
-
-def reference(model, level, source, partner=None, lam=1.0):
-    """Logits of one text, or of one mixed pair."""
-    rows = [source] if partner is None else [source, partner]
-    length = max(len(TEXTS[row]) for row in rows)
-    shares = [1.0] if partner is None else [lam, 1 - lam]
-    base = model.base_model
-    layers = list(base.transformer.layer if hasattr(base, "transformer") else base.encoder.layer)
-    own_types = model.config.model_type == "bert"
-    padded = [TEXTS[row] + [model.config.pad_token_id] * (length - len(TEXTS[row])) for row in rows]
-    words = [base.embeddings.word_embeddings(torch.tensor(ids)) for ids in padded]
-    types = [torch.tensor(TYPES[row] + [0] * (length - len(TYPES[row]))) * own_types for row in rows]
-    if level == "embeddings" or partner is None:
-        longer = 1 if partner is not None and len(TEXTS[partner]) > len(TEXTS[source]) else 0
-        mixed = sum(share * part for share, part in zip(shares, words, strict=True))
-        states, first = embed(model, mixed, positions_of(model, length, length), types[longer]), 0
-    else:
-        parts = []
-        for row, word, segments in zip(rows, words, types, strict=True):
-            inside = len(TEXTS[row])
-            part = embed(model, word, positions_of(model, length, inside), segments)
-            for layer in layers[:level]:
-                part = layer_by_hand(layer, part, inside)
-            parts.append(part)
-        states, first = sum(share * part for share, part in zip(shares, parts, strict=True)), level
-    for layer in layers[first:]:
-        states = layer_by_hand(layer, states, length)
-    return head_by_hand(model, states)
+def reference(model, level, row, partner=None, lam=1.0):
+    texts = [(TEXTS[one], [kind * has_segments(model) for kind in TYPES[one]])
+             for one in (row, partner) if one is not None]  # fmt: skip
+    return logits_by_hand(model, level, *texts, **({} if partner is None else {"lam": lam}))
 
 
 def references(model, level, originals=(0, 1), pairs=PAIRS):

@@ -224,10 +224,11 @@ def test_interpolation_of_student_and_teacher():
     assert along.loc[1.0, "label_source"] == references["label"][int(source)]
 
 
-def test_axes_are_the_plane_of_the_real_states_and_grow_with_the_label():
+@pytest.mark.parametrize("ends", [(0, 5), (5, 0)])  # an axis that need not be turned in one case must be in the other
+def test_axes_are_the_plane_of_the_real_states_and_grow_with_the_label(ends):
     student = make_model("bert", num_labels=1)
-    dataset = make_dataset(40, labels=np.linspace(0, 5, 40).tolist())
-    _, frame = interpolation(student, partial(walk, student), dataset, num_pairs=5)
+    dataset = make_dataset(40, labels=np.linspace(*ends, 40).tolist())
+    _, frame = interpolation(student, partial(walk, student), dataset, num_pairs=4)
     for model in ("student", "teacher"):
         of_model = frame[frame["model"] == model]
         real, path = of_model[of_model["pair"].isna()], of_model[of_model["pair"].notna()]
@@ -235,8 +236,10 @@ def test_axes_are_the_plane_of_the_real_states_and_grow_with_the_label():
         for axis in ("x", "y"):
             assert np.cov(real[axis], real["label_source"])[0, 1] >= 0 and abs(real[axis].mean()) < 1e-6
         assert abs(np.corrcoef(real["x"], real["y"])[0, 1]) < 1e-5 and real["x"].var() > real["y"].var() > 0
-        ends = path[path["lam"] == 1.0].merge(real, on="label_source")
-        np.testing.assert_allclose(ends[["x_x", "y_x"]], ends[["x_y", "y_y"]], atol=1e-6)
+        for lam, label in ((1.0, "label_source"), (0.0, "label_partner")):
+            at_end = path[path["lam"] == lam].merge(real, on=label)
+            assert len(at_end) == 4
+            np.testing.assert_allclose(at_end[["x_x", "y_x"]], at_end[["x_y", "y_y"]], atol=1e-6)
 
 
 def test_interpolation_is_the_same_every_time():

@@ -173,6 +173,28 @@ def headed(tiny_bert, folder, names):
     return str(folder)
 
 
+@pytest.mark.parametrize(("bias", "answer"), [(9.0, "5.000"), (-9.0, "0.000")])
+def test_similarities_stay_on_the_scale(bias, answer, tiny_bert, glue_folder, tmp_path):
+    folder = headed(tiny_bert, tmp_path / "model", ["similarity"])
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    torch.nn.init.constant_(model.classifier.bias, bias)
+    model.save_pretrained(folder)
+    path, _ = predict(folder, "stsb", "test", glue_folder, tmp_path)
+    assert {prediction for _, prediction in rows(path)[1:]} == {answer}
+
+
+def test_long_texts_are_cut(tiny_bert, tmp_path):
+    (tmp_path / "train.csv").write_text(
+        "text,label\n" + "\n".join(f"the film {i}{' good' * (i % 3)},{i % 2}" for i in range(60))
+    )
+    model = headed(tiny_bert, tmp_path / "model", ["0", "1"])
+    tables = [
+        pd.read_csv(predict(model, "custom", "train", tmp_path, tmp_path / str(length), max_length=length)[0], sep="\t")
+        for length in (64, 4)
+    ]
+    assert len(set(tables[0]["p_0"])) > 1 and len(set(tables[1]["p_0"])) == 1  # [CLS] the film [SEP]
+
+
 def test_models_that_do_not_suit(tiny_bert, glue_folder, tmp_path, capsys):
     with pytest.raises(UserError, match=r"tiny-bert has no classification head.*fine-tune it on mnli first"):
         predict(str(tiny_bert), "mnli", "test", glue_folder, tmp_path)

@@ -87,3 +87,20 @@ def test_an_error_closes_the_bar_and_goes_on():
     with pytest.raises(KeyError), Progress(4, "suite", stream=Terminal()) as shown:
         raise KeyError
     assert shown.bar.disable
+
+
+def test_skipped_work_is_no_part_of_the_bar_s_rate(clock):
+    """Tqdm divides what is done beyond `initial` by the time."""
+    with Progress(100, "suite", stream=Terminal()) as shown:
+        shown.skip(60)
+        shown.update(70, "step")
+        assert shown.bar.format_dict["initial"] == 60 and shown.bar.n == 70
+
+
+def test_nothing_is_left_at_the_end(clock):
+    """Sums of parts fall short of the total by rounding."""
+    stream = io.StringIO()
+    shown = Progress(1.0, "suite", stream=stream)
+    clock.now += 30
+    shown.line(sum([0.1] * 10), "done")
+    assert sum([0.1] * 10) < 1 and "left" not in stream.getvalue()

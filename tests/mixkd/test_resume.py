@@ -1,3 +1,18 @@
+"""Interrupted runs: whatever is stopped, wherever, ends with the bits of a run that was not."""
+
+import os
+import shutil
+import signal
+import time
+
+import pytest
+from fake_apertium import FakeApertium
+from whole_runs import content, start, steps_of
+
+from mixkd import training
+from mixkd.evaluate import predict
+from mixkd.runs import run
+from mixkd.store import Store
 
 
 class Interrupted(Exception):
@@ -19,99 +34,132 @@ def checkpoint_every_step(monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINT_INTERVAL_S", -1.0)
 
 
-def steps_of(experiment, store, **options):
-    """Run to the end: the record, and the steps that were done."""
-    told = []
-    record = run(experiment, store, report=lambda share, message: told.append(message), **options)
-    return record, [int(message.split()[1].partition("/")[0]) for message in told if message.startswith("step ")]
-
-
-def content(store, record):
-    """All bits of a run that must not depend on an interruption."""
-    folder = store.run_dir(record.run_id)
-    return (
-        record.measurements,
-        (folder / "model" / "model.safetensors").read_bytes(),
-        pd.read_parquet(folder / "examples.parquet").to_dict(),
-    )
+@pytest.fixture
+def apertium(tmp_path, monkeypatch):
+    """An `apertium` on PATH that makes `fine` of `good`, with a cache of the test's own."""
+    (tmp_path / "apertium").mkdir()
+    fake = FakeApertium(tmp_path / "apertium")
+    monkeypatch.setenv("PATH", f"{fake.bin}:{os.environ['PATH']}")
+    monkeypatch.setenv("MIXKD_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("APERTIUM_DATADIR", raising=False)
+    return fake
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(finished):
-    store, record, _ = finished
-    return content(store, record), record.history
+def uninterrupted(teacher_store, vader_folder, tmp_path_factory):
+    """Runs an experiment to the end in one go, once for the module: its content and its history."""
+    known = {}
+
+    def of(experiment, **options):
+        key = (experiment.model_dump_json(), str(options))
+        if key not in known:
+            store = Store(shutil.copytree(teacher_store, tmp_path_factory.mktemp("whole") / "results"))
+            record = run(experiment, store, data_dir=vader_folder, **options)
+            known[key] = content(store, record), record.history
+        return known[key]
+
+    return of
 
 
-@pytest.mark.parametrize(
-    ("stops", "first_step"),
-    [(["step 1/"], 1), (["step 4/"], 4), (["step 8/"], 8), (["step 3/", "step 10/"], 10), (["step 14/"], 14),
-     (["evaluating"], None)],
-)  # fmt: skip
+def assert_same(experiment, store, vader_folder, expected, first_step=None, **options):
+    """Go on, and end as if nothing had been: bit for bit, but for the rounding of an epoch's mean loss."""
+    record, steps = steps_of(experiment, store, data_dir=vader_folder, **options)
+    if first_step is not None:
+        assert steps[:1] == [first_step]
+    assert content(store, record) == expected[0]
+    losses, whole = ([entry["loss"] for entry in history] for history in (record.history, expected[1]))
+    assert losses == pytest.approx(whole, rel=1e-6)
+    assert not list(store.run_dir(record.run_id).glob("checkpoints"))
+
+
+# Of 2 epochs of 4 steps, the last one short. The end of an epoch has no checkpoint by the clock.
+STOPS = [(["step 1/"], 1), (["step 3/"], 3), (["step 5/"], 4), (["step 2/", "step 7/"], 7), (["evaluating"], 8)]
+
+
+@pytest.mark.parametrize(("stops", "first_step"), STOPS, ids=str)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
-    finished, uninterrupted, store, vader_folder, checkpoint_every_step, stops, first_step
+    experiment, uninterrupted, store, vader_folder, checkpoint_every_step, stops, first_step
 ):
-    """14 steps in 2 epochs of 7: stopped at the start, within epochs, at an epoch's end, and after the last step."""
-    done = finished[2]
+    """Stopped at the start, within epochs, at an epoch's end, twice, and after the last step."""
+    done = experiment(recipe="sm+tmkd+kd", train_fraction=0.3)
     for stop in stops:
         with pytest.raises(Interrupted):
             run(done, store, data_dir=vader_folder, report=interrupt_at(stop))
     assert len(store.runs()[0]) == 1  # the teacher's
-    record, steps = steps_of(done, store, data_dir=vader_folder)
-    assert steps == (list(range(first_step, 15)) if first_step else [])
-    assert content(store, record) == uninterrupted[0]
-    assert not list(store.run_dir(record.run_id).glob("checkpoints"))
-
-
-@pytest.mark.parametrize("stop", ["step 4/", "step 8/", "step 10/", "evaluating"])
-def test_the_history_of_an_interrupted_run_is_whole(
-    finished, uninterrupted, store, vader_folder, checkpoint_every_step, stop
-):
-    """One entry per epoch with the mean loss of all its steps, whether the run was interrupted or not."""
-    with pytest.raises(Interrupted):
-        run(finished[2], store, data_dir=vader_folder, report=interrupt_at(stop))
-    record = run(finished[2], store, data_dir=vader_folder)
-    assert [entry["epoch"] for entry in record.history] == [1.0, 2.0]
-    losses, expected = ([entry["loss"] for entry in history] for history in (record.history, uninterrupted[1]))
-    assert losses == pytest.approx(expected, rel=1e-6)
+    assert_same(done, store, vader_folder, uninterrupted(done), first_step)
 
 
 OTHERS = [
-    {"recipe": "sm", "partner": "batch", "lam_per": "batch", "mix_ratio": 2.5},
-    {"recipe": "tmkd", "precision": "bf16", "teacher_precision": "bf16", "length_grouping": False},
-    {"recipe": "ft", "student_layers": None},
+    ({"recipe": "pkd"}, 1),
+    ({"recipe": "sm+tmkd", "mix_ratio": 1.5}, 2),
+    ({"recipe": "sm", "partner": "batch", "lam_per": "batch", "mix_ratio": 2.5}, 4),
+    ({"recipe": "tmkd", "precision": "bf16", "teacher_precision": "bf16", "length_grouping": False}, 1),
+    ({"recipe": "sm+tmkd", "level": 1}, 1),
+    ({"recipe": "sm+tmkd+kd+bt"}, 1),
+    ({"recipe": "kd", "best_epoch": True, "patience": 1, "num_epochs": 4}, 1),
+    ({"recipe": "ft", "student_layers": None}, 1),
 ]
 
 
-@pytest.mark.parametrize("changes", OTHERS, ids=lambda changes: changes["recipe"])
-def test_other_recipes_resume_as_well(experiment, store, tmp_path, vader_folder, checkpoint_every_step, changes):
-    done = experiment(**changes, train_fraction=0.2)  # 2 epochs of 3 steps
-    other = Store(shutil.copytree(store.root, tmp_path / "other"))
-    expected = content(store, run(done, store, data_dir=vader_folder))
+@pytest.mark.parametrize(("changes", "accumulation"), OTHERS, ids=str)
+def test_other_recipes_resume_as_well(
+    experiment, uninterrupted, store, vader_folder, checkpoint_every_step, apertium, changes, accumulation
+):
+    """Stopped in the second epoch, with gradient accumulation too."""
+    done, options = experiment(**changes, train_fraction=0.2), {"gradient_accumulation_steps": accumulation}
     with pytest.raises(Interrupted):
-        run(done, other, data_dir=vader_folder, report=interrupt_at("step 5/"))
-    record, steps = steps_of(done, other, data_dir=vader_folder)
-    assert steps == [5, 6] and content(other, record) == expected
+        run(done, store, data_dir=vader_folder, report=interrupt_at("step 5/"), **options)
+    assert len(list(store.root.glob("runs/*/checkpoints/*/complete"))) == 2
+    assert_same(done, store, vader_folder, uninterrupted(done, **options), **options)
 
 
-def test_resumption_with_accumulation(experiment, store, tmp_path, vader_folder, checkpoint_every_step):
-    options = {"data_dir": vader_folder, "gradient_accumulation_steps": 4}
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_a_run_that_is_stopped_while_it_chooses_its_epoch(
+    experiment, uninterrupted, store, vader_folder, checkpoint_every_step, monkeypatch, epoch
+):
+    """Within the evaluation at an epoch's end: that epoch must be scored all the same, and patience must count it."""
+    done = experiment(recipe="ft", best_epoch=True, patience=2, num_epochs=4, train_fraction=0.2, learning_rate=0.02)
+    expected, calls = uninterrupted(done), []
+
+    def stop(logits):
+        calls.append(logits)
+        if len(calls) == epoch:
+            raise Interrupted
+        return predict(logits)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "predict", stop)
+        with pytest.raises(Interrupted):
+            run(done, store, data_dir=vader_folder)
+    assert_same(done, store, vader_folder, expected)
+
+
+def test_a_store_may_be_moved_while_a_run_is_interrupted(
+    experiment, store, vader_folder, checkpoint_every_step, tmp_path, monkeypatch
+):
+    """The best epoch so far, here the first, is found again where it is now."""
+    done = experiment(recipe="ft", best_epoch=True, num_epochs=4, train_fraction=0.2)
+    scores = iter([0.9, 0.1, 0.1, 0.1] + [0.9, 0.1, 0.1] + [0.1])  # whole, stopped in the fourth epoch, and on
+    monkeypatch.setattr(training, "compute_scores", lambda *_: next(scores))
     other = Store(shutil.copytree(store.root, tmp_path / "other"))
-    expected = content(store, run(experiment(), store, **options))
+    expected = run(done, other, data_dir=vader_folder)
     with pytest.raises(Interrupted):
-        run(experiment(), other, report=interrupt_at("step 5/"), **options)
-    record, steps = steps_of(experiment(), other, **options)
-    assert steps == list(range(5, 15)) and content(other, record) == expected
+        run(done, store, data_dir=vader_folder, report=interrupt_at("step 11/"))
+    moved = Store(store.root.rename(tmp_path / "elsewhere"))
+    record, _ = steps_of(done, moved, data_dir=vader_folder)
+    assert record.measurements["best_epoch"] == 1
+    assert content(moved, record) == content(other, expected)
 
 
 @pytest.mark.parametrize("half_written", ["empty", "cut", "unmarked"])
 def test_half_written_checkpoints_are_ignored(
-    finished, uninterrupted, store, vader_folder, checkpoint_every_step, half_written
+    experiment, uninterrupted, store, vader_folder, checkpoint_every_step, half_written
 ):
-    done = finished[2]
+    done = experiment(recipe="sm+tmkd+kd", train_fraction=0.3)
     with pytest.raises(Interrupted):
-        run(done, store, data_dir=vader_folder, report=interrupt_at("step 6/"))
+        run(done, store, data_dir=vader_folder, report=interrupt_at("step 4/"))
     [folder] = store.root.glob("runs/*/checkpoints")
-    newest, later = folder / "checkpoint-5", folder / "checkpoint-6"
+    newest, later = folder / "checkpoint-3", folder / "checkpoint-4"
     assert (newest / "complete").exists()
     if half_written == "empty":
         later.mkdir()
@@ -121,75 +169,35 @@ def test_half_written_checkpoints_are_ignored(
         if half_written == "cut":
             (later / "model.safetensors").write_bytes((later / "model.safetensors").read_bytes()[:100])
             (later / "trainer_state.json").write_text("{")
-    record, steps = steps_of(done, store, data_dir=vader_folder)
-    assert steps == list(range(6, 15)) and content(store, record) == uninterrupted[0]
+    assert_same(done, store, vader_folder, uninterrupted(done), first_step=4)
 
 
-IN_A_PROCESS = """
-    import sys
-    import torch
-    from mixkd import training
-    from mixkd.experiment import Experiment
-    from mixkd.runs import run
-    torch.set_num_threads(1)
-    training.CHECKPOINT_INTERVAL_S = float(sys.argv[4])
-    trained, original = [], training.train_and_record
-    def spy(experiment, *args, **kwargs):
-        trained.append("teacher" if experiment.student_layers is None else "student")
-        return original(experiment, *args, **kwargs)
-    training.train_and_record = spy
-    experiment = Experiment.model_validate_json(sys.argv[1])
-    print("ready", flush=True)
-    record = run(experiment, sys.argv[2], data_dir=sys.argv[3])
-    print(record.run_id, *trained, flush=True)
-"""
-
-
-def start(experiment, root, data_dir, interval_s=60.0):
-    """A process of its own that runs the experiment, checkpointing at this interval."""
-    arguments = [experiment.model_dump_json(), str(root), str(data_dir), str(interval_s)]
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(IN_A_PROCESS), *arguments],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
-
-
-def test_a_process_killed_while_it_trains(experiment, store, tmp_path, vader_folder):
-    """SIGKILL, as by a lack of memory or a batch system; started again here, it ends as an uninterrupted run does."""
-    done = experiment(num_epochs=12, recipe="sm+tmkd+kd")  # 84 steps
-    other = Store(shutil.copytree(store.root, tmp_path / "other"))
-    with start(done, store.root, vader_folder, interval_s=-1) as process:
-        deadline = time.monotonic() + 60
-        while not list(store.root.glob("runs/*/checkpoints/checkpoint-2*/complete")):
-            assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+def kill(process, store, steps, deadline_s=200):
+    """SIGKILL as soon as a checkpoint at or above this step appears, whole or not."""
+    deadline = time.monotonic() + deadline_s
+    while not any(int(path.name.rpartition("-")[2]) >= steps for path in store.root.glob("runs/*/checkpoints/ch*-*")):
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
     assert process.returncode == -signal.SIGKILL and len(store.runs()[0]) == 1
-    record, steps = steps_of(done, store, data_dir=vader_folder)
-    assert steps == list(range(steps[0], 85)) and steps[0] > 2
-    assert content(store, record) == content(other, run(done, other, data_dir=vader_folder))
 
 
-def test_two_processes_on_one_store_do_a_run_once(experiment, tmp_path, vader_folder):
-    processes = [start(experiment(), tmp_path / "results", vader_folder) for _ in range(2)]
-    outputs = [process.communicate(timeout=90) for process in processes]
-    lines = [out.split("\n")[1].split() for out, _ in outputs]
-    assert all(process.returncode == 0 for process in processes), outputs
-    assert sorted(sum((line[1:] for line in lines), [])) == ["student", "teacher"]  # each once, by whomever
-    assert lines[0][0] == lines[1][0]
-    records, problems = Store(tmp_path / "results").runs()
-    assert len(records) == 2 and not problems
-
-
-def test_the_second_waits_and_reads(experiment, store, vader_folder, monkeypatch):
-    trained, results = count_trainings(monkeypatch), []
-
-    def work():
-        results.append(run(experiment(), store, data_dir=vader_folder))
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(trained) == 1 and results[0] == results[1]
-
-
+@pytest.mark.parametrize(
+    ("changes", "accumulation"),
+    [
+        ({"recipe": "sm+tmkd+kd", "mix_ratio": 1.5}, 2),
+        pytest.param({"recipe": "sm+tmkd+bt", "level": 1}, 1, marks=pytest.mark.cluster),
+        pytest.param({"recipe": "pkd", "best_epoch": True, "patience": 9}, 1, marks=pytest.mark.cluster),
+    ],
+    ids=str,
+)
+def test_a_process_killed_while_it_trains(
+    experiment, uninterrupted, store, vader_folder, apertium, changes, accumulation
+):
+    """SIGKILL, as by a lack of memory or a batch system, two times; started again, it ends as if nothing had been."""
+    done = experiment(num_epochs=12, train_fraction=0.3, **changes)  # 12 epochs of 4 steps
+    for steps in (3, 22):
+        kill(start(done, store.root, vader_folder, interval_s=-1, accumulation=accumulation), store, steps)
+    options = {"gradient_accumulation_steps": accumulation}
+    assert_same(done, store, vader_folder, uninterrupted(done, **options), **options)

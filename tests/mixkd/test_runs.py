@@ -76,7 +76,7 @@ def test_measurements_are_complete(finished):
               "num_epochs_run"}  # fmt: skip
     assert set(teacher_record(store).measurements) == measured | of_run
     measured |= {part + name for part in parts for name in ("distillation_loss", "agreement")}
-    found = {name for name in record.measurements if not name.startswith("interpolation")}
+    found = {name for name in record.measurements if not name.startswith("path/")}
     assert found == measured | of_run | {"distillation_gap", "teacher_test_score"}
     assert record.measurements["num_epochs_run"] == 2 and "best_epoch" not in record.measurements
 

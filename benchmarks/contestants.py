@@ -1,0 +1,191 @@
+"""The trainings that are compared: with TextBrewer, and with this project's trainer."""
+
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainingArguments,
+    get_linear_schedule_with_warmup,
+)
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from benchmarks.timing import NotRun
+from benchmarks.training import (
+    BATCH_SIZE,
+    LEARNING_RATE,
+    MAX_GRAD_NORM,
+    MAX_LENGTH,
+    NUM_LAYERS,
+    WEIGHT_DECAY,
+    Data,
+    Training,
+    Variant,
+    without_dropout,
+)
+from mixkd.models import MODEL_COLUMNS, build_student
+from mixkd.recipes import recipe
+from mixkd.trainer import DistillationTrainer
+
+
+def start(variant: Variant, data: Data, folder: Path) -> Training | NotRun:
+    """Begin a training; what it writes goes to `folder`."""
+    if variant.recipe is not None:
+        return Ours(variant, data, folder)
+    try:
+        return TextBrewer(variant, data, folder)
+    except ImportError as error:
+        return NotRun(f"TextBrewer cannot be imported ({error}): pip install 'mixkd[peers]'")
+
+
+class Ours:
+    """A training with `DistillationTrainer`, with the arguments that `mixkd train` gives it."""
+
+    def __init__(self, variant: Variant, data: Data, folder: Path):
+        self.student = build_student(data.teacher, NUM_LAYERS)
+        if not variant.one_forward:
+            split_forward(self.student)
+        args = TrainingArguments(
+            output_dir=str(folder), per_device_train_batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE,
+            weight_decay=WEIGHT_DECAY, warmup_steps=0.1, num_train_epochs=1, bf16=variant.bf16,
+            train_sampling_strategy="group_by_length" if variant.groups_lengths else "random", use_cpu=True,
+            dataloader_pin_memory=False, optim=variant.optim, max_grad_norm=variant.max_grad_norm,
+            logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True,
+        )  # fmt: skip
+        dtype = torch.bfloat16 if variant.bf16 else torch.float32
+        self.ends: list[float] = []
+        self.trainer = (DistillationTrainer if variant.caches_logits else UncachedTrainer)(
+            self.student, recipe(variant.recipe), args, data.train, teacher=data.teacher,
+            teacher_logits=data.teacher_logits, teacher_dtype=dtype, callbacks=[_StepClock(self.ends)],
+        )  # fmt: skip
+        self.trainer.remove_callback(PrinterCallback)
+        if isinstance(self.trainer, UncachedTrainer):
+            self.trainer.asked = build_student(data.teacher, data.teacher.config.num_hidden_layers).to(dtype)
+
+    def run(self, num_steps: int, seed: int) -> list[float]:
+        """See `Training`."""
+        self.ends.clear()
+        self.trainer.args.data_seed, self.trainer.args.max_steps = seed, num_steps
+        self.trainer.train()
+        return list(self.ends)
+
+    def loss(self, rows: Sequence[int], seed: int) -> float:
+        """See `Training`."""
+        self.trainer.args.data_seed = seed
+        batch = self.trainer.data_collator([self.trainer.train_dataset[row] for row in rows])
+        self.student.train()
+        with self.trainer.compute_loss_context_manager(), torch.no_grad(), without_dropout(self.student):
+            return float(self.trainer.compute_loss(self.student, batch))
+
+
+class _StepClock(TrainerCallback):
+    def __init__(self, ends: list[float]):
+        self.ends = ends
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.ends.append(time.perf_counter())
+
+
+class UncachedTrainer(DistillationTrainer):
+    """Asks the teacher, `asked`, for the originals' logits in every step."""
+
+    asked: PreTrainedModel
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The recipe's loss."""
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            logits = self.asked(**{name: inputs[name] for name in self.columns}).logits
+        self.teacher_logits[torch.from_numpy(inputs["rows"])] = logits.float()
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+def split_forward(model: PreTrainedModel) -> None:
+    """Let a model's forward do half of the rows, and then the others, each half as long as its longest text."""
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def two_forwards(*texts: Tensor, attention_mask: Tensor | None = None, **inputs: Tensor) -> Any:
+        if attention_mask is None:  # not a training step
+            return forward(*texts, **inputs)
+        inputs["attention_mask"] = attention_mask
+        num_originals, logits = len(attention_mask) // 2, []
+        for rows in (slice(num_originals), slice(num_originals, None)):
+            length = int(attention_mask[rows].sum(1).max())
+            logits.append(forward(**{name: tensor[rows, :length] for name, tensor in inputs.items()}).logits)
+        return SequenceClassifierOutput(logits=torch.cat(logits))
+
+    model.forward = two_forwards
+
+
+class TextBrewer:
+    """A training with `textbrewer.GeneralDistiller`, used as in its SST-2 example."""
+
+    def __init__(self, variant: Variant, data: Data, folder: Path):
+        from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
+
+        self.student = build_student(data.teacher, NUM_LAYERS)
+        self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        self.columns = [name for name in MODEL_COLUMNS if name in data.train.column_names]
+        self.examples = data.train.select_columns([*self.columns, "label"]).rename_column("label", "labels")
+        self.pad = DataCollatorWithPadding(data.tokenizer, padding=variant.padding, max_length=MAX_LENGTH)
+        self.distiller = GeneralDistiller(
+            TrainingConfig(device="cpu", output_dir=str(folder)),
+            DistillationConfig(temperature=1, kd_loss_type="mse", kd_loss_weight=1, hard_label_weight=1),
+            data.teacher,
+            self.student,
+            _adapt,
+            _adapt,
+        )
+
+    def run(self, num_steps: int, seed: int) -> list[float]:
+        """See `Training`."""
+        loader = DataLoader(
+            self.examples, BATCH_SIZE, shuffle=True, collate_fn=self._batch, drop_last=True,
+            generator=torch.Generator().manual_seed(seed),
+        )  # fmt: skip
+        ends: list[float] = []
+
+        def end_step(*_: Any) -> None:
+            ends.append(time.perf_counter())
+            if len(ends) == num_steps:
+                raise _EnoughSteps  # before the checkpoint that every training ends with
+
+        hook = self.optimizer.register_step_post_hook(end_step)
+        schedule = {"num_warmup_steps": len(loader) // 10, "num_training_steps": len(loader)}
+        try:
+            with self.distiller:
+                self.distiller.train(
+                    self.optimizer, loader, num_epochs=1, scheduler_class=get_linear_schedule_with_warmup,
+                    scheduler_args=schedule, max_grad_norm=MAX_GRAD_NORM,
+                )  # fmt: skip
+        except _EnoughSteps:
+            self.optimizer.zero_grad()
+        finally:
+            hook.remove()
+        return ends
+
+    def _batch(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        return dict(self.pad(examples))  # GeneralDistiller asks for a dict and no other mapping
+
+    def loss(self, rows: Sequence[int], seed: int) -> float:
+        """See `Training`; nothing is drawn here."""
+        batch = self._batch([self.examples[row] for row in rows])
+        with self.distiller, torch.no_grad(), without_dropout(self.student):
+            return float(self.distiller.train_on_batch(batch, {})[0])
+
+
+class _EnoughSteps(Exception):
+    pass
+
+
+def _adapt(batch: dict[str, Tensor], outputs: SequenceClassifierOutput) -> dict[str, Tensor]:
+    return {"logits": outputs.logits, "losses": outputs.loss}

@@ -1,0 +1,96 @@
+"""Speed of training on the CPU: TextBrewer, this project, and this project with one thing changed at a time.
+
+The same MiniLM teacher, a 3-layer student, batches of 32 texts of `vader-movie`, at most 64 tokens. Measured only
+with `--training SECONDS`. All trainings are timed together in interleaved blocks of steps (`training.time_blocks`); a
+test checks its training's loss against one computed text by text, and reports its seconds per step. Examples are
+originals: `sm+tmkd` trains on twice as many rows. No test asserts a time.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from benchmarks.conftest import Session
+from benchmarks.contestants import start
+from benchmarks.replay import measured_times, replay, skip_not_run
+from benchmarks.subjects import SEED
+from benchmarks.timing import NotRun, speedup
+from benchmarks.training import (
+    BATCH_SIZE,
+    MAX_LENGTH,
+    NUM_LAYERS,
+    VARIANTS,
+    Data,
+    Training,
+    load_data,
+    naive_loss,
+    time_blocks,
+)
+from mixkd.models import count_parameters
+from mixkd.progress import Progress
+
+pytestmark = measured_times
+
+ROWS = range(0, 800, 100)
+PEERS = ("textbrewer", "textbrewer-padded-to-64")
+
+#: By the variant's name: a training and its seconds per step, shape (num_rounds,), aligned over the trainings.
+Trainings = dict[str, tuple[Training, NDArray[np.float64]] | NotRun]
+
+
+@pytest.fixture(scope="session")
+def data(request: pytest.FixtureRequest) -> Data | NotRun:
+    """Texts and teacher."""
+    if not request.config.getoption("--training"):
+        return NotRun("not asked for: give it time with --training 120")
+    return load_data()
+
+
+@pytest.fixture(scope="session")
+def trainings(request: pytest.FixtureRequest, data: Data | NotRun) -> Iterator[Trainings]:
+    """Times of all trainings that were asked for, measured interleaved."""
+    asked = [item.callspec.params["variant"] for item in request.session.items if "trainings" in item.fixturenames]
+    if isinstance(data, NotRun):
+        yield dict.fromkeys(asked, data)
+        return
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with tempfile.TemporaryDirectory() as folder:
+        started = {name: start(VARIANTS[name], data, Path(folder)) for name in asked}
+        ready = {name: training for name, training in started.items() if not isinstance(training, NotRun)}
+        with capture.global_and_fixture_disabled(), Progress(1.0, "training") as progress:
+
+            def report(share: float) -> None:
+                progress.update(share, f"{len(ready)} trainings, interleaved")
+
+            seconds = time_blocks(ready, request.config.getoption("--training"), SEED, report)
+        yield started | {name: (training, seconds[name]) for name, training in ready.items()}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_training(benchmark, session: Session, data: Data | NotRun, trainings: Trainings, variant: str) -> None:
+    settings, measured = VARIANTS[variant], trainings[variant]
+    benchmark.group = "training, seconds per step"
+    benchmark.extra_info |= {
+        "kind": "training", "model": variant, "num_layers": NUM_LAYERS, "batch_size": BATCH_SIZE,
+        "sequence_length": MAX_LENGTH, "num_threads": session.num_threads, "device": "cpu",
+        "dtype": "bfloat16" if settings.bf16 else "float32",
+    }  # fmt: skip
+    if isinstance(measured, NotRun) or isinstance(data, NotRun):
+        skip_not_run(benchmark, measured.reason)
+
+    training, seconds = measured
+    expected = naive_loss(settings, data, training.student, ROWS, SEED)
+    assert training.loss(ROWS, SEED) == pytest.approx(expected, rel=0.05 if settings.bf16 else 1e-4)
+    p50_s = float(np.median(seconds))
+    benchmark.extra_info |= {
+        "num_parameters": count_parameters(training.student)[0], "p50_s": p50_s, "examples_per_s": BATCH_SIZE / p50_s,
+    }  # fmt: skip
+    for other in (*PEERS, settings.recipe):
+        beside = trainings.get(other)
+        if other != variant and isinstance(beside, tuple):
+            benchmark.extra_info[f"speedup_vs_{other}"] = speedup(beside[1], seconds)
+    replay(benchmark, seconds)

@@ -1,0 +1,202 @@
+"""Losses and bookkeeping of the trainings that are compared, on the tiny BERT."""
+
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks.contestants import Ours, UncachedTrainer, start
+from benchmarks.timing import NotRun
+from benchmarks.training import (
+    BATCH_SIZE,
+    MIN_ROUNDS,
+    TIMED_STEPS,
+    VARIANTS,
+    WARM_UP_STEPS,
+    Data,
+    Variant,
+    block_seconds,
+    load_data,
+    naive_loss,
+    time_blocks,
+)
+
+ROWS = range(0, 60, 10)
+OURS_IN_FLOAT32 = {name: replace(variant, bf16=False) for name, variant in VARIANTS.items() if variant.recipe}
+
+
+@pytest.fixture(scope="module")
+def data(tiny_bert, vader_folder):
+    from mixkd.models import load_classifier, load_tokenizer, predict_logits
+    from mixkd.tasks import load_task, tokenize
+
+    task, tokenizer = load_task("vader-movie", vader_folder), load_tokenizer(str(tiny_bert))
+    train = tokenize(task.dataset["train"], tokenizer, 64, task.is_pair)
+    teacher = load_classifier(str(tiny_bert), task.label_names)
+    return Data(train, tokenizer, teacher, predict_logits(teacher, train))
+
+
+def weights(training):
+    return training.student.classifier.weight.detach().clone()
+
+
+@pytest.mark.parametrize("name", OURS_IN_FLOAT32)
+def test_the_loss_is_the_one_computed_text_by_text(name, data, tmp_path):
+    training = start(OURS_IN_FLOAT32[name], data, tmp_path)
+    for seed in (0, 1):
+        expected = naive_loss(OURS_IN_FLOAT32[name], data, training.student, ROWS, seed)
+        assert training.loss(ROWS, seed) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_naive_loss_is_that_of_the_recipe(data, tmp_path):
+    """Each recipe has terms that the other lacks, and mixed examples depend on the seed."""
+    student = start(Variant(bf16=False), data, tmp_path).student
+    losses = {
+        (name, seed): naive_loss(Variant(name), data, student, ROWS, seed)
+        for name in ("ft", "kd", "sm+tmkd")
+        for seed in (0, 1)
+    }
+    assert losses["ft", 0] == losses["ft", 1] < losses["kd", 0] == losses["kd", 1]
+    assert losses["ft", 0] < losses["sm+tmkd", 0] != losses["sm+tmkd", 1]
+    assert naive_loss(Variant(None), data, student, ROWS, 0) == losses["kd", 0]
+    assert student.training, "the student is left as the training had it"
+
+
+def test_a_training_runs_the_steps_that_were_asked_for_and_goes_on(data, tmp_path):
+    training = start(Variant(bf16=False), data, tmp_path)
+    before = weights(training)
+    for seed in (0, 1):
+        ends = training.run(3, seed)
+        assert len(ends) == 3 and ends == sorted(ends)
+        assert not weights(training).equal(before)
+        before = weights(training)
+
+
+def test_the_seed_decides_the_order(data, tmp_path):
+    def batches(variant, seed):
+        training, met = start(variant, data, tmp_path), []
+        compute_loss = training.trainer.compute_loss
+        training.trainer.compute_loss = lambda model, inputs, **options: (
+            met.append(inputs["rows"].tolist()) or compute_loss(model, inputs, **options)
+        )
+        training.run(2, seed)
+        return met
+
+    kd = Variant(bf16=False)
+    assert batches(kd, 0) == batches(kd, 0) != batches(kd, 1)
+    lengths = np.array([len(ids) for ids in data.train["input_ids"]])
+    grouped, random = (np.ptp(lengths[batches(replace(kd, groups_lengths=on), 0)[0]]) for on in (True, False))
+    assert grouped < random
+
+
+def test_settings_reach_the_trainer(data, tmp_path):
+    training = Ours(Variant("sm+tmkd", bf16=True, optim="adamw_torch", max_grad_norm=0.0), data, tmp_path)
+    args = training.trainer.args
+    assert (args.bf16, args.optim, args.max_grad_norm) == (True, "adamw_torch", 0.0)
+    assert args.per_device_train_batch_size == BATCH_SIZE
+    assert str(training.trainer.teacher.dtype) == "torch.bfloat16"
+
+
+def test_without_the_cache_the_teacher_is_asked_in_every_step(data, tmp_path):
+    no_cache = replace(data, teacher_logits=np.full_like(data.teacher_logits, 100.0))
+    asking = start(Variant(bf16=False, caches_logits=False), no_cache, tmp_path)
+    assert isinstance(asking.trainer, UncachedTrainer)
+    assert asking.loss(ROWS, 0) < 10 < start(Variant(bf16=False), no_cache, tmp_path).loss(ROWS, 0)
+
+
+def test_two_forwards_are_two_each_as_long_as_its_longest_text(data, tmp_path):
+    shapes = {}
+    for one_forward in (True, False):
+        training = start(Variant("sm+tmkd", bf16=False, one_forward=one_forward), data, tmp_path)
+        seen = shapes[one_forward] = []
+        training.student.base_model.register_forward_pre_hook(
+            lambda _, __, inputs, seen=seen: seen.append(tuple(inputs["inputs_embeds"].shape[:2])), with_kwargs=True
+        )
+        training.run(1, 0)
+    (rows, length), parts = shapes[True][0], shapes[False]
+    assert len(shapes[True]) == 1 and rows == 2 * BATCH_SIZE
+    assert [rows for rows, _ in parts] == [BATCH_SIZE, BATCH_SIZE]
+    assert max(length for _, length in parts) == length
+
+
+@pytest.mark.parametrize("padding", ["longest", "max_length"])
+def test_textbrewer_computes_the_same_loss_and_pads_as_told(padding, data, tmp_path):
+    pytest.importorskip("textbrewer")
+    variant = Variant(None, padding=padding, bf16=False)
+    training = start(variant, data, tmp_path)
+    assert training.loss(ROWS, 0) == pytest.approx(naive_loss(variant, data, training.student, ROWS, 0), rel=1e-5)
+    seen, before = [], weights(training)
+    training.student.register_forward_pre_hook(
+        lambda _, __, inputs: seen.append(inputs["input_ids"].shape), with_kwargs=True
+    )
+    assert len(training.run(3, 0)) == 3
+    assert not weights(training).equal(before)
+    assert [rows for rows, _ in seen] == [BATCH_SIZE] * 3
+    assert {length == 64 for _, length in seen} == {padding == "max_length"}
+    assert list(tmp_path.iterdir()) == [], "no checkpoint is written"
+
+
+def test_without_textbrewer_its_cases_say_why_they_are_not_run(monkeypatch, data, tmp_path):
+    monkeypatch.setitem(sys.modules, "textbrewer", None)
+    outcome = start(VARIANTS["textbrewer"], data, tmp_path)
+    assert isinstance(outcome, NotRun) and "pip install 'mixkd[peers]'" in outcome.reason
+
+
+def test_without_the_assets_nothing_is_run(monkeypatch):
+    from mixkd.store import UserError
+
+    def fail(name):
+        raise UserError("the index cannot be reached")
+
+    monkeypatch.setattr("benchmarks.training.load_task", fail)
+    assert load_data() == NotRun("the index cannot be reached")
+
+
+class Steady:
+    """A training whose steps take `step_s`, and the first of every block ten times as long."""
+
+    def __init__(self, name, step_s, log):
+        self.name, self.step_s, self.log = name, step_s, log
+
+    def run(self, num_steps, seed):
+        self.log.append((self.name, seed))
+        return [100.0 + 10 * self.step_s + self.step_s * step for step in range(num_steps)]
+
+
+def test_the_first_step_of_a_block_is_not_timed():
+    class Slow(Steady):
+        def run(self, num_steps, seed):
+            assert num_steps == WARM_UP_STEPS + TIMED_STEPS
+            return [7.0 + 2.0 * step for step in range(num_steps)]
+
+    assert block_seconds(Slow("slow", 0, []), 0) == pytest.approx(2.0)
+    assert WARM_UP_STEPS > 0
+
+
+def test_every_round_times_all_trainings_in_changing_order_with_the_same_seed():
+    log = []
+    trainings = {name: Steady(name, step_s, log) for name, step_s in (("a", 1.0), ("b", 0.25))}
+    shares = []
+    seconds = time_blocks(trainings, 0.02, seed=3, report=shares.append)
+    warm_up, timed = log[:2], log[2:]
+    assert [name for name, _ in warm_up] == ["a", "b"]
+    rounds = list(zip(timed[::2], timed[1::2], strict=True))
+    assert len(rounds) >= MIN_ROUNDS and len(seconds["a"]) == len(seconds["b"]) == len(rounds)
+    assert all({name for name, _ in both} == {"a", "b"} and both[0][1] == both[1][1] for both in rounds)
+    assert len({both[0][1] for both in rounds}) == len(rounds), "every round has its own seed"
+    assert set(Counter(both[0][0] for both in rounds)) == {"a", "b"}
+    assert seconds["a"] == pytest.approx(1.0) and seconds["b"] == pytest.approx(0.25)
+    assert shares == sorted(shares) and shares[-1] == 1.0
+
+
+def test_at_least_some_rounds_are_run_however_short_the_time():
+    seconds = time_blocks({"a": Steady("a", 1.0, [])}, 1e-9, seed=0, report=lambda share: None)
+    assert len(seconds["a"]) == MIN_ROUNDS
+
+
+def test_textbrewer_stands_for_kd_in_float32_without_what_makes_a_step_cheap():
+    for name in ("textbrewer", "textbrewer-padded-to-64"):
+        variant = VARIANTS[name]
+        assert (variant.recipe, variant.bf16, variant.groups_lengths, variant.caches_logits) == (None,) + (False,) * 3
