@@ -35,7 +35,7 @@ def reproduce(
         output: Folder of the evidence.
         data_dir: Folder with the tasks' files, in place of the pinned assets.
         device: cpu or cuda; by default CUDA if there is one.
-        jobs: Experiments and simulation cells at a time; by default one per core, at most four, and one on a GPU.
+        jobs: Experiments and simulation cells at a time; by default one per core, at most four, or one per GPU.
         backend: joblib's backend for more than one job: loky, dask or ray.
     """
     _say("1/4 training")
@@ -131,6 +131,7 @@ def run_suite(
     device: str | None = None,
     jobs: int | None = None,
     backend: str = "loky",
+    discard_models: bool = False,
     dry_run: bool = False,
     force: bool = False,
 ) -> None:
@@ -141,8 +142,9 @@ def run_suite(
         output: Folder of the evidence.
         data_dir: Folder with the tasks' files, in place of the pinned assets.
         device: cpu or cuda; by default CUDA if there is one.
-        jobs: Experiments at a time; by default one per core, at most four, and one on a GPU.
+        jobs: Experiments at a time; by default one per core, at most four, or one per GPU.
         backend: joblib's backend for more than one job: loky, dask or ray.
+        discard_models: Do not keep the students' models once they are measured.
         dry_run: Only say how many runs there are and about how much time and disk they take.
         force: Compute again, and overwrite, what is there.
     """
@@ -157,7 +159,8 @@ def run_suite(
         print("\n".join(estimate(grid, output, device, jobs)))
         return
     quiet_libraries()
-    run_all(grid, output, data_dir=data_dir, device=device, jobs=jobs, backend=backend, force=force)
+    options = {"data_dir": data_dir, "device": device, "jobs": jobs, "backend": backend, "force": force}
+    run_all(grid, output, keep_models=not discard_models, **options)
 
 
 def theory(studies: list[str], output: str = "results", jobs: int | None = None, force: bool = False) -> None:
@@ -242,6 +245,7 @@ _FINGERPRINTS = {name for name in Experiment.model_fields if name.endswith("_fin
 #: Options without a value.
 _FLAGS = {
     "force": "compute again, and overwrite, what is there",
+    "discard_models": "do not keep the students' models once they are measured: each takes as much disk as its weights",
     "dry_run": "only say how many runs there are, and about how much time and disk they take",
 }
 

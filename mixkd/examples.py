@@ -93,6 +93,7 @@ def _augmented(
 
 def _tokenized(task: Task, tokenizer: PreTrainedTokenizerBase, max_length: int, store: Store) -> DatasetDict:
     """The task's splits as tokens: memory-mapped files, made once in a store for every task, tokenizer and length."""
+    tokenizer.backend_tokenizer.no_truncation()  # left over from a call, it would make another key
     key = content_id(
         {"task": task.fingerprint, "tokenizer": tokenizer.backend_tokenizer.to_str(), "max_length": max_length}
     )

@@ -29,12 +29,14 @@ class Options(NamedTuple):
         device: "cpu" or "cuda"; None: CUDA if there is one.
         gradient_accumulation_steps: Micro-batches per optimizer step; `batch_size` is what they add up to.
         report_to: Trainer's integrations that follow the training, such as "tensorboard"; "none" for none.
+        keep_model: Whether a student's model stays in the store after it has been measured; a teacher's does.
     """
 
     data_dir: str | Path | None = None
     device: str | None = None
     gradient_accumulation_steps: int = 1
     report_to: str = "none"
+    keep_model: bool = True
 
 
 def pin(experiment: Experiment, data_dir: str | Path | None = None) -> Experiment:

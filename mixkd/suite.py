@@ -122,6 +122,7 @@ def run_suite(
     device: str | None = None,
     jobs: int | None = None,
     backend: str = "loky",
+    keep_models: bool = True,
     force: bool = False,
 ) -> list[Record]:
     """Run every experiment of a suite, teachers first; finished ones are read from the store.
@@ -136,6 +137,7 @@ def run_suite(
         jobs: Experiments at a time, each with its share of the cores; None: see `default_jobs`. A Dask cluster that is
             already there runs as many as it has workers.
         backend: joblib's backend: loky here, dask or ray on a cluster.
+        keep_models: Whether students' models stay in the store after they have been measured.
         force: Compute again what is there.
 
     Returns:
@@ -145,7 +147,8 @@ def run_suite(
         UserError: If a run fails, a worker process is killed, or the backend cannot be used.
     """
     root = (store.root if isinstance(store, Store) else Path(store)).absolute()  # workers may be in another folder
-    options = {"data_dir": data_dir and Path(data_dir).absolute(), "device": device, "force": force}
+    folder = data_dir and Path(data_dir).absolute()
+    options = {"data_dir": folder, "device": device, "keep_model": keep_models, "force": force}
     jobs = default_jobs(device) if jobs is None else jobs
     teachers, students = suite.stages()
     with Progress(sum(map(flops, teachers + students)), f"suite {suite.name}") as progress:

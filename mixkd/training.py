@@ -103,6 +103,8 @@ def train_and_record(
         card = model_card(record, examples.task, tables["examples"], latency)
         evidence.write_text(store.model_dir(run_id) / "README.md", card)
         store.save_run(record)
+        if experiment.is_student and not options.keep_model:
+            shutil.rmtree(store.model_dir(run_id))
         logs = Path(args.output_dir) / "runs"  # TensorBoard's
         if logs.is_dir():
             logs.replace(store.run_dir(run_id) / "tensorboard")

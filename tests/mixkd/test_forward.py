@@ -5,6 +5,7 @@ import torch
 from by_hand import logits_by_hand
 from tiny_models import ARCHITECTURES, tiny_classifier
 
+from mixkd.cpu import use_cheap_dropout
 from mixkd.forward import mixed_inputs
 
 NUM_LAYERS = 3
@@ -53,11 +54,13 @@ def references(model, level, originals=(0, 1), pairs=PAIRS):
                        + [reference(model, level, *pair) for pair in pairs])  # fmt: skip
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "cheap"])
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_originals_and_mixed_examples_are_what_each_alone_would_give(architecture, level, attention):
-    model = tiny_classifier(architecture, NUM_LAYERS, attention=attention)
+    model = tiny_classifier(architecture, NUM_LAYERS, attention="sdpa" if attention == "cheap" else attention)
+    if attention == "cheap":
+        use_cheap_dropout(model)
     found = run_mixed(model, level, (0, 1), PAIRS)
     expected = references(model, level)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
