@@ -1,5 +1,6 @@
 """The trainings that are compared: with TextBrewer, and with this project's trainer."""
 
+import copy
 import functools
 import time
 from collections.abc import Sequence
@@ -32,9 +33,11 @@ from benchmarks.training import (
     Variant,
     without_dropout,
 )
+from mixkd.cpu import use_cheap_dropout
 from mixkd.models import MODEL_COLUMNS, build_student
 from mixkd.recipes import recipe
 from mixkd.trainer import DistillationTrainer
+from mixkd.vocabulary import use_tokens_of
 
 
 def start(variant: Variant, data: Data, folder: Path) -> Training | NotRun:
@@ -48,10 +51,18 @@ def start(variant: Variant, data: Data, folder: Path) -> Training | NotRun:
 
 
 class Ours:
-    """A training with `DistillationTrainer`, with the arguments that `mixkd train` gives it."""
+    """A training with `DistillationTrainer`, prepared as `mixkd train` does it."""
+
+    block_steps = 20
 
     def __init__(self, variant: Variant, data: Data, folder: Path):
         self.student = build_student(data.teacher, NUM_LAYERS)
+        teacher = copy.deepcopy(data.teacher)  # TextBrewer's stays as it is
+        if variant.used_words:
+            use_tokens_of(self.student, [data.train])
+        if variant.cheap_dropout:
+            use_cheap_dropout(self.student)
+            teacher.set_attn_implementation("eager")
         if not variant.one_forward:
             split_forward(self.student)
         args = TrainingArguments(
@@ -64,12 +75,12 @@ class Ours:
         dtype = torch.bfloat16 if variant.bf16 else torch.float32
         self.ends: list[float] = []
         self.trainer = (DistillationTrainer if variant.caches_logits else UncachedTrainer)(
-            self.student, recipe(variant.recipe), args, data.train, teacher=data.teacher,
+            self.student, recipe(variant.recipe), args, data.train, teacher=teacher,
             teacher_logits=data.teacher_logits, teacher_dtype=dtype, callbacks=[_StepClock(self.ends)],
         )  # fmt: skip
         self.trainer.remove_callback(PrinterCallback)
         if isinstance(self.trainer, UncachedTrainer):
-            self.trainer.asked = build_student(data.teacher, data.teacher.config.num_hidden_layers).to(dtype)
+            self.trainer.asked = teacher.to(dtype)
 
     def run(self, num_steps: int, seed: int) -> list[float]:
         """See `Training`."""
@@ -128,6 +139,8 @@ def split_forward(model: PreTrainedModel) -> None:
 
 class TextBrewer:
     """A training with `textbrewer.GeneralDistiller`, used as in its SST-2 example."""
+
+    block_steps = 5  # random batches are all padded to about 52 tokens
 
     def __init__(self, variant: Variant, data: Data, folder: Path):
         from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig

@@ -30,7 +30,6 @@ from benchmarks.training import (
     naive_loss,
     time_blocks,
 )
-from mixkd.models import count_parameters
 from mixkd.progress import Progress
 
 pytestmark = measured_times
@@ -86,9 +85,7 @@ def test_training(benchmark, session: Session, data: Data | NotRun, trainings: T
     expected = naive_loss(settings, data, training.student, ROWS, SEED)
     assert training.loss(ROWS, SEED) == pytest.approx(expected, rel=0.05 if settings.bf16 else 1e-4)
     p50_s = float(np.median(seconds))
-    benchmark.extra_info |= {
-        "num_parameters": count_parameters(training.student)[0], "p50_s": p50_s, "examples_per_s": BATCH_SIZE / p50_s,
-    }  # fmt: skip
+    benchmark.extra_info |= {"p50_s": p50_s, "examples_per_s": BATCH_SIZE / p50_s}
     for other in (*PEERS, settings.recipe):
         beside = trainings.get(other)
         if other != variant and isinstance(beside, tuple):

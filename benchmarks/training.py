@@ -24,8 +24,8 @@ from mixkd.tasks import load_task, tokenize
 TASK, TEACHER, NUM_LAYERS, BATCH_SIZE, MAX_LENGTH = "vader-movie", "minilm", 3, 32, 64
 LEARNING_RATE, WEIGHT_DECAY, MAX_GRAD_NORM = 2e-4, 0.01, 1.0
 
-#: Steps of a block, of which the first, with which a training starts again, is not timed.
-WARM_UP_STEPS, TIMED_STEPS = 1, 5
+#: The first step of a block, with which a training starts again, is not timed.
+WARM_UP_STEPS = 1
 MIN_ROUNDS = 5
 
 
@@ -40,6 +40,8 @@ class Variant:
         groups_lengths: Whether a batch holds texts of similar length.
         caches_logits: Whether the teacher's logits of originals were computed before.
         one_forward: Whether originals and mixed rows go through the student together.
+        cheap_dropout: Whether dropout and attention are those of `mixkd.cpu`.
+        used_words: Whether only the embeddings of words that the texts use are trained, see `mixkd.vocabulary`.
         optim, max_grad_norm: As in `transformers.TrainingArguments`; 0: no clipping.
     """
 
@@ -49,6 +51,8 @@ class Variant:
     groups_lengths: bool = True
     caches_logits: bool = True
     one_forward: bool = True
+    cheap_dropout: bool = True
+    used_words: bool = True
     optim: str = "adamw_torch_fused"
     max_grad_norm: float = MAX_GRAD_NORM
 
@@ -64,11 +68,15 @@ VARIANTS: dict[str, Variant] = {
     "kd-float32": Variant(bf16=False),
     "kd-random-order": Variant(groups_lengths=False),
     "kd-no-logit-cache": Variant(caches_logits=False),
+    "kd-torch-dropout": Variant(cheap_dropout=False),
+    "kd-all-words": Variant(used_words=False),
     "kd-unfused-adamw": Variant(optim="adamw_torch"),
     "kd-no-clipping": Variant(max_grad_norm=0.0),
     "sm+tmkd": _MIXUP,
     "sm+tmkd-float32": replace(_MIXUP, bf16=False),
     "sm+tmkd-random-order": replace(_MIXUP, groups_lengths=False),
+    "sm+tmkd-torch-dropout": replace(_MIXUP, cheap_dropout=False),
+    "sm+tmkd-all-words": replace(_MIXUP, used_words=False),
     "sm+tmkd-two-forwards": replace(_MIXUP, one_forward=False),
 }
 
@@ -84,9 +92,15 @@ class Data:
 
 
 class Training(Protocol):
-    """A training that can go on."""
+    """A training that can go on.
+
+    Attributes:
+        student: What is trained.
+        block_steps: Timed steps of a block: enough for their mean length to be near that of all texts.
+    """
 
     student: PreTrainedModel
+    block_steps: int
 
     def run(self, num_steps: int, seed: int) -> list[float]:
         """Train for some steps in an order of the examples that `seed` decides; clock time at the end of each."""
@@ -111,7 +125,7 @@ def load_data() -> Data | NotRun:
 
 def block_seconds(training: Training, seed: int) -> float:
     """Seconds per step of a block: forward, backward, clipping, optimizer, schedule, data and all else."""
-    ends = training.run(WARM_UP_STEPS + TIMED_STEPS, seed)[WARM_UP_STEPS - 1 :]
+    ends = training.run(WARM_UP_STEPS + training.block_steps, seed)[WARM_UP_STEPS - 1 :]
     return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 

@@ -12,7 +12,6 @@ from benchmarks.timing import NotRun
 from benchmarks.training import (
     BATCH_SIZE,
     MIN_ROUNDS,
-    TIMED_STEPS,
     VARIANTS,
     WARM_UP_STEPS,
     Data,
@@ -157,6 +156,8 @@ def test_without_the_assets_nothing_is_run(monkeypatch):
 class Steady:
     """A training whose steps take `step_s`, and the first of every block ten times as long."""
 
+    block_steps = 4
+
     def __init__(self, name, step_s, log):
         self.name, self.step_s, self.log = name, step_s, log
 
@@ -168,7 +169,7 @@ class Steady:
 def test_the_first_step_of_a_block_is_not_timed():
     class Slow(Steady):
         def run(self, num_steps, seed):
-            assert num_steps == WARM_UP_STEPS + TIMED_STEPS
+            assert num_steps == WARM_UP_STEPS + 4
             return [7.0 + 2.0 * step for step in range(num_steps)]
 
     assert block_seconds(Slow("slow", 0, []), 0) == pytest.approx(2.0)
