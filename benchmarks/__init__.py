@@ -2,5 +2,6 @@
 
 `subjects` are the models, `timing` times them interleaved, `size` counts and weighs them, `replay` hands measured times
 to pytest-benchmark, whose JSON (`--benchmark-json`) has in `extra_info` what `reports` reads. Options: `--store DIR`,
-`--device auto|cpu|cuda`, `--budget SECONDS`; `OMP_NUM_THREADS` sets the number of threads.
+`--device auto|cpu|cuda`, `--budget SECONDS`; `OMP_NUM_THREADS` sets the number of threads. With `--training SECONDS`,
+`contestants` are trained and compared (`training`, `training_memory`), TextBrewer among them.
 """

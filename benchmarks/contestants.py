@@ -39,6 +39,8 @@ from mixkd.recipes import recipe
 from mixkd.trainer import DistillationTrainer
 from mixkd.vocabulary import use_tokens_of
 
+TEXTBREWER_MISSING = "TextBrewer or the TensorBoard that it needs is not installed: pip install 'mixkd[peers]'"
+
 
 def start(variant: Variant, data: Data, folder: Path) -> Training | NotRun:
     """Begin a training; what it writes goes to `folder`."""
@@ -46,8 +48,8 @@ def start(variant: Variant, data: Data, folder: Path) -> Training | NotRun:
         return Ours(variant, data, folder)
     try:
         return TextBrewer(variant, data, folder)
-    except ImportError as error:
-        return NotRun(f"TextBrewer cannot be imported ({error}): pip install 'mixkd[peers]'")
+    except ImportError:
+        return NotRun(TEXTBREWER_MISSING)
 
 
 class Ours:

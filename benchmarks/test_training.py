@@ -3,19 +3,22 @@
 The same MiniLM teacher, a 3-layer student, batches of 32 texts of `vader-movie`, at most 64 tokens. Measured only
 with `--training SECONDS`. All trainings are timed together in interleaved blocks of steps (`training.time_blocks`); a
 test checks its training's loss against one computed text by text, and reports its seconds per step. Examples are
-originals: `sm+tmkd` trains on twice as many rows. No test asserts a time.
+originals: `sm+tmkd` trains on twice as many rows. No test asserts a time. Peak memory is that of a whole process.
 """
 
 import tempfile
+import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from benchmarks.conftest import Session
-from benchmarks.contestants import start
+from benchmarks.contestants import TEXTBREWER_MISSING, start
 from benchmarks.replay import measured_times, replay, skip_not_run
 from benchmarks.subjects import SEED
 from benchmarks.timing import NotRun, speedup
@@ -30,6 +33,7 @@ from benchmarks.training import (
     naive_loss,
     time_blocks,
 )
+from benchmarks.training_memory import training_memory_bytes
 from mixkd.progress import Progress
 
 pytestmark = measured_times
@@ -69,15 +73,20 @@ def trainings(request: pytest.FixtureRequest, data: Data | NotRun) -> Iterator[T
         yield started | {name: (training, seconds[name]) for name, training in ready.items()}
 
 
+def extra_info(session: Session, variant: str) -> dict[str, Any]:
+    """What is known of a case before it is measured."""
+    return {
+        "kind": "training", "model": variant, "num_layers": NUM_LAYERS, "batch_size": BATCH_SIZE,
+        "sequence_length": MAX_LENGTH, "num_threads": session.num_threads, "device": "cpu",
+        "dtype": "bfloat16" if VARIANTS[variant].bf16 else "float32",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_training(benchmark, session: Session, data: Data | NotRun, trainings: Trainings, variant: str) -> None:
     settings, measured = VARIANTS[variant], trainings[variant]
     benchmark.group = "training, seconds per step"
-    benchmark.extra_info |= {
-        "kind": "training", "model": variant, "num_layers": NUM_LAYERS, "batch_size": BATCH_SIZE,
-        "sequence_length": MAX_LENGTH, "num_threads": session.num_threads, "device": "cpu",
-        "dtype": "bfloat16" if settings.bf16 else "float32",
-    }  # fmt: skip
+    benchmark.extra_info |= extra_info(session, variant)
     if isinstance(measured, NotRun) or isinstance(data, NotRun):
         skip_not_run(benchmark, measured.reason)
 
@@ -91,3 +100,21 @@ def test_training(benchmark, session: Session, data: Data | NotRun, trainings: T
         if other != variant and isinstance(beside, tuple):
             benchmark.extra_info[f"speedup_vs_{other}"] = speedup(beside[1], seconds)
     replay(benchmark, seconds)
+
+
+@pytest.mark.parametrize("variant", ("textbrewer", "kd", "sm+tmkd"))
+def test_training_memory(benchmark, session: Session, data: Data | NotRun, variant: str) -> None:
+    """The time that is reported is that of the whole process."""
+    benchmark.group = "training, memory"
+    benchmark.extra_info |= extra_info(session, variant)
+    if isinstance(data, NotRun):
+        skip_not_run(benchmark, data.reason)
+    if find_spec("textbrewer") is None and VARIANTS[variant].recipe is None:
+        skip_not_run(benchmark, TEXTBREWER_MISSING)
+    started_at = time.perf_counter()
+    peak = training_memory_bytes(variant, session.num_threads)
+    seconds = time.perf_counter() - started_at
+    weights = 4 * sum(parameter.numel() for parameter in data.teacher.parameters())
+    assert peak > weights, "the teacher alone takes more"
+    benchmark.extra_info["peak_memory_bytes"] = peak
+    replay(benchmark, [seconds])

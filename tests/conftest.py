@@ -10,15 +10,12 @@ import random
 import shutil
 
 import pytest
-from tiny import tiny_config
+from tiny import FILLERS, NEGATIVE, POSITIVE, tiny_config
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub for something must fail at once
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only cost time, here and in subprocesses
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-POSITIVE = ("good", "great", "lovely", "superb")
-NEGATIVE = ("bad", "awful", "dull", "poor")
-FILLERS = ("the", "film", "plot", "cast", "is", "was", "and", "very", "quite", "a", "story", "scene", "so", "it")
 CORPORA = {"movieReviewSnippets": 300, "amazonReviewSnippets": 60, "nytEditorialSnippets": 60, "tweets": 60}
 
 

@@ -4,7 +4,7 @@ import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from conftest import FILLERS, NEGATIVE, POSITIVE
+from tiny import FILLERS, NEGATIVE, POSITIVE
 
 # Official folder, columns on the hub, label names on the hub. Written down here once more: these are facts to check.
 TASKS = {

@@ -1,5 +1,10 @@
 """What tests build by hand (a module of its own: `conftest` is not one name, every folder may have one)."""
 
+#: The words of the small corpus: strong ones decide a sentence's rating.
+POSITIVE = ("good", "great", "lovely", "superb")
+NEGATIVE = ("bad", "awful", "dull", "poor")
+FILLERS = ("the", "film", "plot", "cast", "is", "was", "and", "very", "quite", "a", "story", "scene", "so", "it")
+
 
 def tiny_config(**changes):
     """BERT's architecture with 4 layers and hidden size 32."""

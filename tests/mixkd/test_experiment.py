@@ -213,7 +213,10 @@ def test_every_field_is_part_of_the_identity():
         ({"recipe": "kd+bt+bt"}, "no recipe 'kd.bt'"),
         ({"recipe": "bt"}, "no recipe 'bt'"),
         ({"recipe": 1}, "no recipe '1'"),
-        ({"recipe": "kd+bt", "student_layers": 2, "augmentation": "word-dropout"}, "leave augmentation=word-dropout out"),
+        (
+            {"recipe": "kd+bt", "student_layers": 2, "augmentation": "word-dropout"},
+            "leave augmentation=word-dropout out",
+        ),
         ({"augmentation": "synonyms"}, "augmentation"),
         ({"recipe": "ft+bt", "bt_engine": "google"}, "bt_engine"),
         ({"augmentation": "word-dropout", "word_dropout_rate": 0}, "word_dropout_rate"),

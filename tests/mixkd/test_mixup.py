@@ -326,11 +326,11 @@ def test_one_example_has_no_partner():
 # ---- mixed examples dealt to steps by length ----
 
 
-def dealt(lengths, ratio=1.0, per_step=8, seed=0, epoch=0, **changes):
+def dealt(lengths, ratio=1.0, per_step=8, seed=0, epoch=0, grouped=True, **changes):
     """An epoch's draws, its order and its steps."""
     lengths = np.asarray(lengths)
     epoch_draws = draws(len(lengths), seed, epoch, mix_ratio=ratio, **changes)
-    order = epoch_order(len(lengths), lengths, per_step, seed, epoch)
+    order = epoch_order(len(lengths), lengths if grouped else None, per_step, seed, epoch)
     return epoch_draws, order, epoch_draws.by_length(lengths, order, per_step)
 
 
@@ -344,9 +344,11 @@ def random_lengths(num, seed=0):
     st.integers(1, 45),
     st.sampled_from([0.05, 0.3, 1.0, 1.5, 2.5]),
     st.integers(0, 3),
+    st.booleans(),
 )
-def test_every_mixed_example_is_dealt_out_once_in_shares_of_the_ratio(lengths, per_step, ratio, epoch):
-    epoch_draws, order, steps = dealt(lengths, ratio, per_step, epoch=epoch)
+def test_every_mixed_example_is_dealt_out_once_in_shares_of_the_ratio(lengths, per_step, ratio, epoch, grouped):
+    """In any order of the originals, also where the longest are not in the last step, which may be a small one."""
+    epoch_draws, order, steps = dealt(lengths, ratio, per_step, epoch=epoch, grouped=grouped)
     assert triples(*steps) == triples(epoch_draws.of_rows(np.arange(len(lengths))))
     originals = [len(order[start : start + per_step]) for start in range(0, len(order), per_step)]
     assert len(steps) == len(originals)
@@ -354,6 +356,13 @@ def test_every_mixed_example_is_dealt_out_once_in_shares_of_the_ratio(lengths, p
     for pairs, num_originals in zip(steps, originals, strict=True):
         assert len(pairs.source) == len(pairs.partner) == len(pairs.lam)
         assert abs(len(pairs.source) - exact * num_originals) < 1 + 1e-9
+
+
+def test_the_last_step_s_share_is_as_small_as_the_step():
+    """Wherever it comes in the order of lengths."""
+    for epoch in range(20):
+        steps = dealt(random_lengths(10), 1.0, 4, epoch=epoch, grouped=False)[2]
+        assert [len(pairs.source) for pairs in steps] == [4, 4, 2]
 
 
 def test_dealing_by_length_saves_padding():

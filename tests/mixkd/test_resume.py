@@ -134,6 +134,23 @@ def test_a_run_that_is_stopped_while_it_chooses_its_epoch(
     assert_same(done, store, vader_folder, expected)
 
 
+@pytest.mark.parametrize("stop", ["step 5/", "step 8/"])
+def test_patience_goes_on_counting(experiment, store, vader_folder, checkpoint_every_step, tmp_path, monkeypatch, stop):
+    """Stopped in the second or third epoch; the third is the second one without a better score, and the last."""
+    done = experiment(recipe="ft", best_epoch=True, patience=2, num_epochs=5, train_fraction=0.2)
+    scores = []
+    monkeypatch.setattr(training, "compute_scores", lambda *_: scores.pop(0))
+    other = Store(shutil.copytree(store.root, tmp_path / "other"))
+    scores[:] = [0.9, 0.1, 0.1]
+    expected = run(done, other, data_dir=vader_folder)
+    scores[:] = [0.9, 0.1, 0.1]
+    with pytest.raises(Interrupted):
+        run(done, store, data_dir=vader_folder, report=interrupt_at(stop))
+    record, steps = steps_of(done, store, data_dir=vader_folder)
+    assert steps[-1] == 9 and not scores and record.measurements["num_epochs_run"] == 3
+    assert content(store, record) == content(other, expected)
+
+
 def test_a_store_may_be_moved_while_a_run_is_interrupted(
     experiment, store, vader_folder, checkpoint_every_step, tmp_path, monkeypatch
 ):

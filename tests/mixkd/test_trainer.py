@@ -327,20 +327,20 @@ def test_a_second_training_draws_by_its_own_arguments(tmp_path, tokenizer, other
 )  # fmt: skip
 def test_which_mixed_examples_a_step_meets(tmp_path, tokenizer, changes, strategy):
     """Those of its rows; with batches by length those of similar length, unless the law is one of the batch."""
-    dataset, chosen = make_dataset(14), recipe("sm", **changes)
+    dataset, chosen = make_dataset(26), recipe("sm", **changes)
     trainer = make_trainer(tmp_path, chosen, dataset, tokenizer, make_model(1), num_train_epochs=2,
                            per_device_train_batch_size=2, gradient_accumulation_steps=2,
                            train_sampling_strategy=strategy)  # fmt: skip
     seen, lengths = record_pairs(trainer), np.array(dataset["length"])
     trainer.train()
     for epoch in range(2):
-        order = epoch_order(14, lengths if strategy == "group_by_length" else None, 4, 5, epoch)
-        draws = EpochMixup(14, 5, epoch, chosen.mixup)
-        expected = [draws.of_rows(order[start : start + 4]) for start in range(0, 14, 4)]
+        order = epoch_order(26, lengths if strategy == "group_by_length" else None, 4, 5, epoch)
+        draws = EpochMixup(26, 5, epoch, chosen.mixup)
+        expected = [draws.of_rows(order[start : start + 4]) for start in range(0, 26, 4)]
         if strategy == "group_by_length" and "mix_ratio" in changes:
             expected = draws.by_length(lengths, order, 4)
         for step, pairs in enumerate(expected):
-            found = [sum(column, []) for column in zip(*seen[4 * epoch + step], strict=True)]
+            found = [sum(column, []) for column in zip(*seen[7 * epoch + step], strict=True)]
             assert found == [column.tolist() for column in pairs]
 
 
