@@ -76,6 +76,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if collection_path.name == "test_training.py" and not config.getoption("--training") else None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     requested = config.getoption("--device")
     has_cuda = torch.cuda.is_available()

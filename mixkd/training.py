@@ -210,10 +210,12 @@ def _build_model(
     tokenizer = load_tokenizer(experiment.teacher)
     if experiment.student is not None:
         own = load_tokenizer(experiment.student)
-        if own.get_vocab() != tokenizer.get_vocab():
+        for each in (own, tokenizer):
+            each.backend_tokenizer.no_truncation()  # left over from a call
+        if own.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
             raise UserError(
-                f"The student {experiment.student} and the teacher {experiment.teacher} have different vocabularies; "
-                "mixup needs one that they share."
+                f"The student {experiment.student} and the teacher {experiment.teacher} have different tokenizers; "
+                "mixup and distillation need the same tokens for both."
             )
         return load_classifier(experiment.student, task.label_names, seed=experiment.init_seed), own
     if teacher is None or experiment.init_from == "pretrained":

@@ -98,6 +98,19 @@ def test_settings_reach_the_trainer(data, tmp_path):
     assert str(training.trainer.teacher.dtype) == "torch.bfloat16"
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_settings_reach_the_student_and_leave_the_shared_teacher_alone(on, data, tmp_path):
+    from mixkd.cpu import CheapDropout
+    from mixkd.vocabulary import UsedEmbedding
+
+    before = data.teacher.config._attn_implementation
+    training = start(Variant("sm+tmkd", bf16=False, cheap_dropout=on, used_words=on), data, tmp_path)
+    assert isinstance(training.student.get_input_embeddings(), UsedEmbedding) is on
+    assert any(isinstance(module, CheapDropout) for module in training.student.modules()) is on
+    assert (training.trainer.teacher.config._attn_implementation == "eager") is on
+    assert data.teacher.config._attn_implementation == before != "eager"
+
+
 def test_without_the_cache_the_teacher_is_asked_in_every_step(data, tmp_path):
     no_cache = replace(data, teacher_logits=np.full_like(data.teacher_logits, 100.0))
     asking = start(Variant(bf16=False, caches_logits=False), no_cache, tmp_path)
@@ -106,18 +119,20 @@ def test_without_the_cache_the_teacher_is_asked_in_every_step(data, tmp_path):
 
 
 def test_two_forwards_are_two_each_as_long_as_its_longest_text(data, tmp_path):
-    shapes = {}
+    masks = {}
     for one_forward in (True, False):
         training = start(Variant("sm+tmkd", bf16=False, one_forward=one_forward), data, tmp_path)
-        seen = shapes[one_forward] = []
+        seen = masks[one_forward] = []
         training.student.base_model.register_forward_pre_hook(
-            lambda _, __, inputs, seen=seen: seen.append(tuple(inputs["inputs_embeds"].shape[:2])), with_kwargs=True
+            lambda _, __, inputs, seen=seen: seen.append(inputs["attention_mask"]), with_kwargs=True
         )
-        training.run(1, 0)
-    (rows, length), parts = shapes[True][0], shapes[False]
-    assert len(shapes[True]) == 1 and rows == 2 * BATCH_SIZE
-    assert [rows for rows, _ in parts] == [BATCH_SIZE, BATCH_SIZE]
-    assert max(length for _, length in parts) == length
+        training.run(4, 0)
+    assert [len(mask) for mask in masks[True]] == [2 * BATCH_SIZE] * 4
+    assert [len(mask) for mask in masks[False]] == [BATCH_SIZE] * 8
+    for whole, originals, mixed in zip(masks[True], masks[False][::2], masks[False][1::2], strict=True):
+        for rows, part in ((whole[:BATCH_SIZE], originals), (whole[BATCH_SIZE:], mixed)):
+            assert part.shape[1] == rows.sum(1).max() and part.equal(rows[:, : part.shape[1]])
+    assert any(mask.shape[1] < whole.shape[1] for whole, mask in zip(masks[True], masks[False][::2], strict=True))
 
 
 @pytest.mark.parametrize("padding", ["longest", "max_length"])

@@ -157,10 +157,10 @@ def test_a_distilbert_checkpoint_learns_from_a_bert(one_epoch, shared_store, vad
 
 
 def test_another_vocabulary_is_refused(one_epoch, tiny_bert, roberta, distilbert, tmp_path):
-    with pytest.raises(UserError, match="tiny-roberta.*tiny-bert have different vocabularies"):
+    with pytest.raises(UserError, match="tiny-roberta.*tiny-bert have different tokenizers"):
         one_epoch(teacher=str(tiny_bert), student=str(roberta), recipe="sm")
     swapped = shutil.copytree(distilbert, tmp_path / "swapped")  # the same words under other numbers
     file = swapped / "tokenizer.json"
     file.write_text(file.read_text().replace('"good"', '"#"').replace('"bad"', '"good"').replace('"#"', '"bad"'))
-    with pytest.raises(UserError, match="different vocabularies"):
+    with pytest.raises(UserError, match="different tokenizers"):
         one_epoch(teacher=str(tiny_bert), student=str(swapped), recipe="kd")

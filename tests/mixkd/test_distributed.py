@@ -1,6 +1,7 @@
 """Several processes, as `torchrun` starts them, with gloo on the CPU: one training, and one who writes."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -97,7 +98,7 @@ RECIPES = [
 def test_two_processes_train_as_one(
     tmp_path, settings, tokenizer, vader_folder, changes, accumulation, num_in_last_step
 ):
-    """The same steps up to rounding: the last one of an epoch, too, of which one process has too few examples or none."""
+    """The same steps up to rounding: the last one of an epoch, too, of which one process has few examples or none."""
     chosen = settings | changes
     one = Store(tmp_path / "one")
     expected = run(Experiment(**chosen), one, data_dir=vader_folder, device="cpu")
@@ -112,6 +113,8 @@ def test_two_processes_train_as_one(
     for mine, its in ((found, expected), (teacher, one.load_run(teacher.run_id))):
         assert len(mine.history) == len(its.history) == 2
         for entry, other in zip(mine.history, its.history, strict=True):
+            # Trainer averages this one over batches, of which the last is filled up in two processes.
+            assert entry.pop("validation_loss", 0) == pytest.approx(other.pop("validation_loss", 0), rel=0.02)
             assert entry == pytest.approx(other, rel=2e-3), mine.run_id
         for name, tensor in weights(one, its).items():
             torch.testing.assert_close(weights(two, mine)[name], tensor, rtol=0, atol=2e-3, msg=name)
@@ -149,6 +152,9 @@ def test_two_processes_killed_together_go_on_together(tmp_path, settings, vader_
     chosen = settings | {"recipe": "sm+tmkd", "num_epochs": 6, "train_fraction": 0.5, "mix_ratio": 1.5}
     whole, stopped = Store(tmp_path / "whole"), Store(tmp_path / "stopped")
     torchrun(tmp_path, chosen, whole.root, vader_folder, interval_s=0, may_write=True)
+    [student] = [record for record in whole.runs()[0] if record.experiment["student_layers"]]
+    shutil.copytree(whole.root, stopped.root)
+    shutil.rmtree(stopped.run_dir(student.run_id))
     dying = """
 import mixkd.training as training
 class Dying(training._ReportSteps):
@@ -162,9 +168,6 @@ training._ReportSteps = Dying
         torchrun(tmp_path, chosen, stopped.root, vader_folder, interval_s=0, may_write=True, site=SITE + dying)
     assert len(stopped.runs()[0]) == 1 and list(stopped.root.glob("runs/*/checkpoints/checkpoint-20/rng_state_1.pth"))
     torchrun(tmp_path, chosen, stopped.root, vader_folder, interval_s=0, may_write=True)
-    for record in whole.runs()[0]:
-        found = stopped.load_run(record.run_id)
-        assert found.measurements == record.measurements
-        assert all(
-            torch.equal(tensor, weights(stopped, found)[name]) for name, tensor in weights(whole, record).items()
-        )
+    found = stopped.load_run(student.run_id)
+    assert found.measurements == student.measurements
+    assert all(torch.equal(tensor, weights(stopped, found)[name]) for name, tensor in weights(whole, student).items())

@@ -131,7 +131,7 @@ def test_afterwards_the_model_is_as_it_was(level):
 def test_gradient_checkpointing_meets_the_same_mixed_states():
     """The layers are computed a second time in the backward pass, when the mixing is over."""
     plain, checkpointed = (tiny_classifier("bert", NUM_LAYERS).train() for _ in range(2))
-    checkpointed.gradient_checkpointing_enable()
+    checkpointed.activation_checkpointing_enable()
     gradients = []
     for model in (plain, checkpointed):
         run_mixed(model, 1, (0, 1), PAIRS).square().sum().backward()
