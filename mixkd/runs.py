@@ -148,5 +148,5 @@ def check_teacher(teacher: Record, task: Task) -> None:
     if score <= floor:
         raise UserError(
             f"The teacher (run {teacher.run_id}) scores {score:.3f} on validation, no better than one answer for all "
-            f"({floor:.3f}); check its labels, or train it longer or on more data."
+            f"({floor:.3f}); check its labels, or train it longer (--teacher_num_epochs) or on more data."
         )
