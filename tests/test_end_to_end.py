@@ -43,8 +43,8 @@ def test_every_claim_is_judged_from_evidence(reproduce):
     theory = {claim: v for claim, v in verdicts.items() if claim.startswith("T")}
     assert theory and all(v["verdict"] == v["expected"] for v in theory.values())
     assert all(verdicts[claim]["num_samples"] == 3 for claim in ("E01", "E06"))
-    for verdict in verdicts.values():
-        assert (results / verdict["evidence"]).exists()
+    judged = [verdict for verdict in verdicts.values() if verdict["verdict"] != "not run"]
+    assert all((results / verdict["evidence"]).exists() for verdict in judged)
 
 
 def test_the_page_is_complete_and_self_contained(reproduce):
