@@ -24,6 +24,19 @@ from mixkd.tasks import labels_of
 Array = NDArray[np.float32]
 
 
+class _WithRows(torch.utils.data.Dataset[dict[str, Any]]):
+    """Examples with their `row`; a column of that name would have `datasets` write a selection of rows to disk."""
+
+    def __init__(self, examples: Dataset):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {**self.examples[row], "row": row}
+
+
 class RowCollator:
     """Pads a batch, and keeps the examples' rows in the training set on the host, as a numpy array."""
 
@@ -112,8 +125,7 @@ class DistillationTrainer(Trainer):
             )
         args.remove_unused_columns = False  # `row` is not an argument of the model
         keep = [name for name in (*MODEL_COLUMNS, "label", "length") if name in train_dataset.column_names]
-        rows = train_dataset.select_columns(keep).add_column("row", np.arange(len(train_dataset)))
-        super().__init__(model, args, train_dataset=rows, **kwargs)
+        super().__init__(model, args, train_dataset=_WithRows(train_dataset.select_columns(keep)), **kwargs)
         self.model_accepts_loss_kwargs = True  # count num_items_in_batch, also for models without loss kwargs
         self.recipe = recipe
         self.columns = model_columns(self.model)
