@@ -29,6 +29,7 @@ from mixkd.evaluate import Logits, Part, evaluate, predict
 from mixkd.examples import RunExamples, load_examples
 from mixkd.experiment import Experiment
 from mixkd.interpolation import interpolation
+from mixkd.losses import label_loss
 from mixkd.metrics import compute_scores
 from mixkd.models import build_student, count_parameters, load_classifier, load_tokenizer, predict_logits
 from mixkd.runs import Options, Report
@@ -167,8 +168,10 @@ def _train(
         callbacks.append(EarlyStoppingCallback(experiment.patience))
     metric = examples.task.metrics[0]
 
-    def validation_score(answers: EvalPrediction) -> dict[str, float]:
-        return {"score": compute_scores(metric, predict(answers.predictions), answers.label_ids)}
+    def validation_measures(answers: EvalPrediction) -> dict[str, float]:
+        # Trainer's own `eval_loss` also counts the rows that fill the last batch up in several processes.
+        loss = label_loss(*map(torch.from_numpy, answers)).mean().item()
+        return {"score": compute_scores(metric, predict(answers.predictions), answers.label_ids), "label_loss": loss}
 
     validation = [examples.part("validation").examples] if experiment.best_epoch else []
     use_tokens_of(model, [training, *validation])
@@ -182,7 +185,7 @@ def _train(
         args=args,
         train_dataset=training,
         eval_dataset=validation[0] if validation else None,
-        compute_metrics=validation_score,
+        compute_metrics=validation_measures,
         teacher=None if teacher is None else teacher.model,
         teacher_logits=logits,
         teacher_states=states,
@@ -284,6 +287,11 @@ class _Checkpoint(TrainerCallback):
     def __init__(self) -> None:
         self.last = time.monotonic()
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if best.is_dir():  # Trainer forgets it when a run goes on in a store that was moved
+            state.best_model_checkpoint = str(best)
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if args.world_size > 1 and state.global_step % 20:
             return
@@ -334,7 +342,7 @@ def _history_by_epoch(log: list[dict[str, Any]]) -> list[dict[str, float]]:
     for entry in (entry for entry in log if "eval_score" in entry):
         history[math.ceil(entry["epoch"])] |= {
             "validation_score": float(entry["eval_score"]),
-            "validation_loss": float(entry["eval_loss"]),
+            "validation_loss": float(entry["eval_label_loss"]),
         }
     return list(history.values())
 

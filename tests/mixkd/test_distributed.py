@@ -113,8 +113,6 @@ def test_two_processes_train_as_one(
     for mine, its in ((found, expected), (teacher, one.load_run(teacher.run_id))):
         assert len(mine.history) == len(its.history) == 2
         for entry, other in zip(mine.history, its.history, strict=True):
-            # Trainer averages this one over batches, of which the last is filled up in two processes.
-            assert entry.pop("validation_loss", 0) == pytest.approx(other.pop("validation_loss", 0), rel=0.02)
             assert entry == pytest.approx(other, rel=2e-3), mine.run_id
         for name, tensor in weights(one, its).items():
             torch.testing.assert_close(weights(two, mine)[name], tensor, rtol=0, atol=2e-3, msg=name)

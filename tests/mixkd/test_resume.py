@@ -151,17 +151,18 @@ def test_patience_goes_on_counting(experiment, store, vader_folder, checkpoint_e
     assert content(store, record) == content(other, expected)
 
 
+@pytest.mark.parametrize("stop", ["step 11/", "evaluating"])
 def test_a_store_may_be_moved_while_a_run_is_interrupted(
-    experiment, store, vader_folder, checkpoint_every_step, tmp_path, monkeypatch
+    experiment, store, vader_folder, checkpoint_every_step, tmp_path, monkeypatch, stop
 ):
     """The best epoch so far, here the first, is found again where it is now."""
     done = experiment(recipe="ft", best_epoch=True, num_epochs=4, train_fraction=0.2)
-    scores = iter([0.9, 0.1, 0.1, 0.1] + [0.9, 0.1, 0.1] + [0.1])  # whole, stopped in the fourth epoch, and on
+    scores = iter([0.9, 0.1, 0.1, 0.1] * 2)  # whole, and stopped in the fourth epoch or after it
     monkeypatch.setattr(training, "compute_scores", lambda *_: next(scores))
     other = Store(shutil.copytree(store.root, tmp_path / "other"))
     expected = run(done, other, data_dir=vader_folder)
     with pytest.raises(Interrupted):
-        run(done, store, data_dir=vader_folder, report=interrupt_at("step 11/"))
+        run(done, store, data_dir=vader_folder, report=interrupt_at(stop))
     moved = Store(store.root.rename(tmp_path / "elsewhere"))
     record, _ = steps_of(done, moved, data_dir=vader_folder)
     assert record.measurements["best_epoch"] == 1
