@@ -41,7 +41,7 @@ def reproduce(
     _say("1/4 training")
     run_suite(suite, output, data_dir, device, jobs, backend)
     _say("2/4 theory")
-    theory([], output, jobs)
+    theory([], output, jobs=jobs)
     _say("3/4 benchmarks")
     if list(Store(output).benchmarks_dir.glob("*.json")):
         _say("benchmarks: already in the store (`mixkd bench` runs them again)")
@@ -163,26 +163,58 @@ def run_suite(
     run_all(grid, output, keep_models=not discard_models, **options)
 
 
-def theory(studies: list[str], output: str = "results", jobs: int | None = None, force: bool = False) -> None:
+def theory(
+    studies: list[str],
+    output: str = "results",
+    jobs: int | None = None,
+    backend: str = "loky",
+    device: str | None = None,
+    pilot: bool = False,
+    force: bool = False,
+) -> None:
     """Run simulation studies.
 
     Args:
-        studies: Names of studies; none: all of them.
+        studies: Names of studies; none: all but `phase_full`.
         output: Folder of the evidence.
         jobs: Simulation cells at a time; by default one per core.
+        backend: loky here, dask or ray on a cluster.
+        device: Simulate in torch on this device, such as cuda, and not in numpy.
+        pilot: Use the seed of the pilots, which no verdict reads.
         force: Compute again, and overwrite, what is there.
     """
+    from mixkd.backends import open_backend
     from mixkd.progress import Progress
-    from theory.studies import STUDIES, run_studies
+    from theory.studies import CLAIM_STUDIES, DEFAULT_STUDIES, needs_embeddings, run_studies
 
-    with Progress(1.0, "theory") as progress:
-        run_studies(
-            studies or list(STUDIES),
-            Store(output),
-            num_jobs=jobs or os.cpu_count() or 1,
-            force=force,
-            report=lambda done, total, label: progress.line(done / max(total, 1), label),
-        )
+    store = Store(output)
+    studies = list(studies or DEFAULT_STUDIES)
+    simulated = [name for name in studies if name != "calibration"]
+    if needs_embeddings(simulated) and not store.embeddings_path.exists():
+        from mixkd.embeddings import export_embeddings
+        from mixkd.progress import quiet_libraries
+
+        quiet_libraries()
+        _say("embedding the sentences for the real inputs (once, about a minute)")
+        export_embeddings(store.embeddings_path)
+    if simulated:
+        num_jobs = jobs or os.cpu_count() or 1
+        with Progress(1.0, "theory") as progress, open_backend(backend, num_jobs):
+            run_studies(
+                simulated,
+                store,
+                num_jobs=num_jobs,
+                force=force,
+                report=lambda done, total, label: progress.line(done / max(total, 1), label),
+                device=device,
+                pilot=pilot,
+            )
+    if "calibration" in studies and not pilot:
+        from reports.calibration import run_calibration
+
+        theory(list(CLAIM_STUDIES), output, jobs, backend, device, pilot=True)
+        _say("calibrating the judge (about two minutes)")
+        run_calibration(store, force)
 
 
 def bench(pytest_options: Sequence[str] = (), output: str = "results") -> None:
@@ -247,6 +279,7 @@ _FLAGS = {
     "force": "compute again, and overwrite, what is there",
     "discard_models": "do not keep the students' models once they are measured: each takes as much disk as its weights",
     "dry_run": "only say how many runs there are, and about how much time and disk they take",
+    "pilot": "simulate on the seed of the pilots, which no verdict reads",
 }
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -70,6 +71,16 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # without files, transformers makes up an empty one
         raise UserError(f"{name} has no tokenizer (tokenizer.json or vocab.txt); save the model's own beside it.")
     return tokenizer
+
+
+def load_encoder(name: str) -> PreTrainedModel:
+    """A model without a head, in float32, in eval mode.
+
+    Raises:
+        UserError: If it cannot be loaded.
+    """
+    encoder: PreTrainedModel = _load(AutoModel.from_pretrained, name, dtype=torch.float32, use_safetensors=True)
+    return encoder.eval()
 
 
 def load_classifier(name: str, label_names: Sequence[str], seed: int = 0) -> PreTrainedModel:
@@ -191,7 +202,6 @@ def pad_texts(examples: Sequence[dict[str, list[int]]], pad_token_id: int) -> di
     }
 
 
-@torch.inference_mode()
 def predict_logits(
     model: PreTrainedModel, dataset: Dataset, device: torch.device | str | None = None, batch_size: int = 64
 ) -> NDArray[np.float32]:
@@ -200,10 +210,9 @@ def predict_logits(
     Returns:
         Shape (num_examples, num_classes).
     """
-    return _predict(model, dataset, lambda batch: model(**batch).logits, device, batch_size)
+    return predict(model, dataset, lambda batch: model(**batch).logits, device, batch_size)
 
 
-@torch.inference_mode()
 def predict_states(
     model: PreTrainedModel,
     dataset: Dataset,
@@ -228,17 +237,26 @@ def predict_states(
         hidden = model.base_model(**batch, output_hidden_states=True).hidden_states
         return torch.stack([hidden[layer][:, 0] for layer in layers], dim=1)
 
-    return _predict(model, dataset, states, device, batch_size)
+    return predict(model, dataset, states, device, batch_size)
 
 
-def _predict(
+@torch.inference_mode()
+def predict(
     model: PreTrainedModel,
     dataset: Dataset,
     answer: Callable[[dict[str, Tensor]], Tensor],
-    device: torch.device | str | None,
-    batch_size: int,
+    device: torch.device | str | None = None,
+    batch_size: int = 64,
 ) -> NDArray[np.float32]:
-    """What `answer` says of every example; texts are batched by length, so that little of a batch is padding."""
+    """What `answer` says of every example; texts are batched by length, so that little of a batch is padding.
+
+    Args:
+        model: The model to ask, in eval mode while it is asked.
+        dataset: Tokenised examples.
+        answer: From a padded batch to a tensor with one row per text.
+        device: Where to compute; None: where the model is.
+        batch_size: Examples at a time.
+    """
     device = torch.device(device) if device is not None else model.device
     was_training = model.training
     model.to(device).eval()

@@ -233,6 +233,11 @@ class Store:
         """Folder of pytest-benchmark's JSON files."""
         return self.root / "benchmarks"
 
+    @property
+    def embeddings_path(self) -> Path:
+        """File of the sentence embeddings that simulations with real inputs draw from."""
+        return self.root / "cache" / "embeddings.safetensors"
+
     def cell_data_path(self, cell_id: str) -> Path:
         """Parquet file of one simulation cell, one row per replicate."""
         return self.root / "theory" / f"{cell_id}.parquet"

@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixkd import assets
 from mixkd.store import UserError
@@ -124,6 +125,18 @@ def load(name: str, data_dir: Path | None) -> Task:
     corpus = _SPECS[name].corpus
     paths = (folder / f"{corpus}_GroundTruth.txt", folder / f"{corpus}_anonDataRatings.txt")
     return _load(name, *paths, tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in paths))
+
+
+def rated_sentences(data_dir: Path | None = None) -> tuple[list[str], NDArray[np.float64]]:
+    """All distinct sentences of the four corpora, corpus by corpus, and their mean ratings, shape (num_sentences,).
+
+    Raises:
+        UserError: If a corpus is missing or damaged.
+    """
+    folder = assets.fetch("vader") if data_dir is None else data_dir
+    corpora = dict.fromkeys(spec.corpus for spec in _SPECS.values())
+    sentences = [s for corpus in corpora for s in _distinct(_read_sentences(folder / f"{corpus}_GroundTruth.txt"))]
+    return [s.text for s in sentences], np.array([s.mean_rating for s in sentences])
 
 
 @lru_cache(maxsize=32)

@@ -13,22 +13,28 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mixkd.store import Problem, Store, atomic_path, now, provenance, write_text
-from reports import figures, tables, wording
+from reports import figures, simulation, tables, wording
+from reports.calibration import registered_studies
 from reports.claims import CONFIDENCE, LEVEL, LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK, Outcome, ledger_sha256
+from reports.drawing import Figure
 from reports.evidence import Evidence, Study, latest, load
-from reports.figures import Figure
 from reports.verdicts import Judged, evidence_frame, judge_all
-from theory.studies import STUDIES
 
 #: Outcome -> its sign, shown beside the word.
 SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "≈", "not run": "○"}
 
 #: The evidence sections: which claims and figures each shows.
 _SECTIONS = (
-    ("simulation", "Simulation", "theory", ("deviation", "learned-gap")),
+    (
+        "simulation",
+        "Simulation",
+        "theory",
+        ("phase", "phase-mixup", "contrasts", "deviation", "learned-gap", "coverage", "sample-size", "identification",
+         "training"),
+    ),
     ("training", "Training", "runs", ("score", "gap")),
     ("time-and-size", "Time and size", "benchmarks", ("size",)),
-)
+)  # fmt: skip
 
 
 class Built(NamedTuple):
@@ -48,19 +54,19 @@ class Built(NamedTuple):
     problems: list[Problem]
 
 
-def build(store: Store, output: Path | None = None, studies: Mapping[str, Study] = STUDIES) -> Built:
+def build(store: Store, output: Path | None = None, studies: Mapping[str, Study] | None = None) -> Built:
     """Judge and render what a store holds.
 
     Args:
         store: Folder of the evidence.
         output: Folder for ``report.html``, ``verdicts.json`` and ``evidence/``; None: the store's own.
-        studies: The registered cells behind the claims.
+        studies: The registered cells behind the claims; None: all that there are.
 
     Raises:
         UserError: If the folder cannot be written.
     """
     started_at = now()
-    evidence = load(store, studies)
+    evidence = load(store, registered_studies() if studies is None else studies)
     judged = judge_all(evidence)
     drawn = figures.build(evidence)
     counts = Counter(item.verdict.verdict for item in judged)
@@ -89,6 +95,8 @@ def build(store: Store, output: Path | None = None, studies: Mapping[str, Study]
 def _write_evidence(folder: Path, evidence: Evidence, judged: list[Judged], drawn: list[Figure]) -> None:
     frames = {item.claim.id: evidence_frame(item) for item in judged if item.results}
     frames |= {f"figure-{figure.key}": figure.data for figure in drawn}
+    frames |= {"quantities": simulation.quantities(evidence), "bridge": simulation.bridge(evidence)}
+    frames["mutations"] = simulation.mutations(evidence)
     frames |= {"runs": evidence.runs.drop(columns=["pair", "twin"]), "benchmarks": evidence.benchmarks}
     with atomic_path(folder) as temporary:
         temporary.mkdir()
@@ -112,17 +120,23 @@ def _render(
         built=built,
         judged=judged,
         sections=[
-            (key, title, [item for item in judged if item.claim.evidence == source],
-             [figure for figure in drawn if figure.key in keys])
+            (key, title,
+             [item for item in judged if item.claim.evidence == source and item.claim.family != "machinery"],
+             sorted((figure for figure in drawn if figure.key in keys), key=lambda figure: keys.index(figure.key)))
             for key, title, source, keys in _SECTIONS
         ],
         controls=[item for item in judged if item.claim.family == "control"],
+        machinery=[item for item in judged if item.claim.family == "machinery"],
         not_run=[item for item in judged if not item.results],
         sources=sources,
         signs=SIGNS,
         words=wording,
         summary=_summary(built, judged),
         groups=_rows(tables.run_groups(evidence)),
+        quantities=_rows(simulation.quantities(evidence)),
+        quantity_names=simulation.QUANTITIES,
+        mutations=_rows(simulation.mutations(evidence)),
+        bridge=_rows(simulation.bridge(evidence)),
         latency=_rows(tables.latency(evidence)),
         sizes=_rows(tables.sizes(evidence)),
         skipped=_rows(latest(evidence.benchmarks).dropna(subset="not_run")),

@@ -1,5 +1,6 @@
 """The values that a registered test compares, read from the evidence."""
 
+import re
 from typing import NamedTuple
 
 import pandas as pd
@@ -47,27 +48,49 @@ def samples(evidence: Evidence, claim: Claim, test: Test) -> Samples | Missing:
 
 
 def _theory_samples(evidence: Evidence, study: str, test: Test) -> Samples | Missing:
+    if test.statistic in ("log-log slope", "least sample size"):
+        return _over_sizes(evidence, study, test)
     roles = [role for role in (test.arm, test.reference) if role is not None]
     cells = {}
     for role in roles:
         if (study, role) not in evidence.cells:
             return Missing(f"the cell {role} of study {study} has not been simulated")
         # A measure is one column, or several with a number each (the coefficients of a student).
-        cells[role] = evidence.cells[study, role].filter(regex=rf"^{test.measure}(_\d+)?$")
+        cells[role] = evidence.cells[study, role].filter(regex=rf"^{re.escape(test.measure)}(_\d+)?$")
         if cells[role].empty:
             return Missing(f"the cell {role} of study {study} does not record {test.measure}")
     if test.statistic == "largest":
         deviation = cells[test.arm] - cells[test.reference] if test.reference else cells[test.arm]
         return _whole(pd.DataFrame({"largest": deviation.abs().max(axis="columns")}), roles)
     columns = {role: cell[test.measure] for role, cell in cells.items()}
-    if test.statistic != "coverage":
+    if test.column is None:
         return _whole(pd.DataFrame(columns), roles)
     cell = evidence.cells[study, test.arm]
-    if "bound" not in cell:
-        return Missing(f"the cell {test.arm} of study {study} does not record its bound")
-    slack = cell["bound"].mean() / cell[test.measure].quantile(0.95)
-    note = f"The bound is {slack:.3g} times the 95 % quantile of the deviation."
-    return Samples(pd.DataFrame({**columns, "bound": cell["bound"]}), note)
+    if test.column not in cell:
+        return Missing(f"the cell {test.arm} of study {study} does not record its {test.column}")
+    note = ""
+    if test.statistic == "coverage":
+        slack = cell[test.column].mean() / cell[test.measure].quantile(0.95)
+        note = f"The bound is {slack:.3g} times the 95 % quantile of the deviation."
+    return Samples(pd.DataFrame({**columns, test.column: cell[test.column]}), note)
+
+
+def _over_sizes(evidence: Evidence, study: str, test: Test) -> Samples | Missing:
+    """A measure in all roles "ARM n=...": one row per replicate and n, indexed by the replicate."""
+    columns = {}
+    for arm in (test.arm, test.reference):
+        if arm is None:
+            continue
+        sizes = {
+            int(role.rpartition("=")[2]): cell[test.measure]
+            for (own_study, role), cell in evidence.cells.items()
+            if own_study == study and role.rpartition(" n=")[0] == arm and test.measure in cell
+        }
+        if len(sizes) < 3:
+            return Missing(f"study {study} has fewer than three sizes of {arm}")
+        columns[arm] = pd.concat(sizes, names=["n"])
+    frame = pd.DataFrame(columns).dropna().reset_index("n")
+    return Samples(frame[[*columns, "n"]])
 
 
 def _whole(frame: pd.DataFrame, roles: list[str]) -> Samples | Missing:

@@ -5,12 +5,12 @@ says nothing about its own spread (one pair, or differences that are all equal) 
 and both p-values are 1: such a sample never decides anything.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from reports.claims import CONFIDENCE, LEVEL
@@ -18,6 +18,8 @@ from reports.claims import CONFIDENCE, LEVEL
 Array = NDArray[Any]
 
 _TAIL = (1 - CONFIDENCE) / 2
+#: Half the width of a 95 % interval, in standard errors of a normal law.
+Z = float(stats.norm.isf(_TAIL))
 _NUM_SIGN_FLIPS = 1999
 
 
@@ -136,6 +138,87 @@ def median_estimate(values: ArrayLike, threshold: float) -> Estimate:
     )
 
 
+def slope_estimate(sizes: ArrayLike, values: ArrayLike, threshold: float) -> Estimate:
+    """Slope of log(values) over log(sizes), with HC3 standard errors and t tests.
+
+    Args:
+        sizes: Positive, shape (n,).
+        values: Positive and independent, shape (n,).
+        threshold: Slope under the null hypothesis.
+
+    Source of HC3: MacKinnon and White, J. Econometrics 29 (1985), 305-325.
+    """
+    import statsmodels.api as sm
+
+    x, y = np.log(np.asarray(sizes, dtype=float)), np.log(np.asarray(values, dtype=float))
+    if not (has_spread(x) and np.isfinite(y).all()):
+        return _undecided(np.nan)
+    fit = sm.OLS(y, sm.add_constant(x)).fit(cov_type="HC3", use_t=True)
+    low, high = fit.conf_int(alpha=1 - CONFIDENCE)[1]
+    t = (fit.params[1] - threshold) / fit.bse[1]
+    df = fit.df_resid
+    return Estimate(float(fit.params[1]), low, high, float(stats.t.cdf(t, df)), float(stats.t.sf(t, df)))
+
+
+def least_sample_size(sizes: ArrayLike, quantiles: ArrayLike, epsilon: float) -> float:
+    """The least n whose quantile is at most epsilon, by a monotone search.
+
+    Quantiles are made non-increasing in n (isotonic regression of their logs) and interpolated linearly in logs.
+
+    Args:
+        sizes: n, increasing, shape (K,).
+        quantiles: The (1 - delta) quantile of the deviation at every n, positive, shape (K,).
+        epsilon: What the deviation must not exceed.
+
+    Returns:
+        n*; infinity if no size reaches epsilon, and the smallest size if it does already.
+    """
+    from sklearn.isotonic import isotonic_regression
+
+    x, y = np.log(np.asarray(sizes, dtype=float)), isotonic_regression(np.log(quantiles), increasing=False)
+    reached = np.flatnonzero(y <= np.log(epsilon))
+    if not len(reached):
+        return np.inf
+    k = reached[0]
+    if k == 0:
+        return float(np.exp(x[0]))
+    share = (y[k - 1] - np.log(epsilon)) / (y[k - 1] - y[k])
+    return float(np.exp(x[k - 1] + share * (x[k] - x[k - 1])))
+
+
+def least_sample_sizes(deviations: Mapping[int, ArrayLike], epsilon: float, delta: float, num: int = 400) -> Array:
+    """n*(epsilon, delta) of the replicates, and of bootstrap resamples of them.
+
+    All arms that are given the same numbers of replicates are resampled alike, so that their ratios stay paired.
+
+    Args:
+        deviations: n -> replicates of sup+, in the order of the replicates.
+        epsilon: What the deviation must not exceed ...
+        delta: ... with probability 1 - delta.
+        num: Number of resamples.
+
+    Returns:
+        Shape (1 + num,): the estimate, then the resamples.
+    """
+    rng = np.random.default_rng(0)
+    sizes = sorted(deviations)
+    quantiles = []
+    for n in sizes:
+        values = np.asarray(deviations[n], dtype=float)
+        rows = rng.integers(len(values), size=(num, len(values)))
+        quantiles.append([np.quantile(values, 1 - delta), *np.quantile(values[rows], 1 - delta, axis=1)])
+    return np.array([least_sample_size(sizes, column, epsilon) for column in np.transpose(quantiles)])
+
+
+def sample_size_interval(sizes: Array) -> Interval:
+    """The estimate and the percentile interval of `least_sample_sizes`, or of a ratio of two of them."""
+    finite = sizes[np.isfinite(sizes)]
+    if not np.isfinite(sizes[0]) or len(finite) < len(sizes):
+        return Interval(float(sizes[0]), float(finite.min()) if len(finite) else np.inf, np.inf)
+    low, high = np.quantile(sizes[1:], [_TAIL, 1 - _TAIL])
+    return Interval(float(sizes[0]), float(low), float(high))
+
+
 def exact_estimate(deviation: float, tolerance: float) -> Estimate:
     """A deviation that has no sampling error: it is within the tolerance or it is not."""
     within = deviation <= tolerance
@@ -149,7 +232,7 @@ def interval_estimate(interval: Interval, threshold: float) -> Estimate:
     """
     if not (np.isfinite(interval.high) and 0 < interval.low < interval.high):
         return _undecided(interval.effect)
-    standard_error = np.log(interval.high / interval.low) / (2 * stats.norm.isf(_TAIL))
+    standard_error = np.log(interval.high / interval.low) / (2 * Z)
     z = np.log(interval.effect / threshold) / standard_error
     return Estimate(*interval, float(stats.norm.cdf(z)), float(stats.norm.sf(z)))
 
@@ -192,8 +275,15 @@ def probability_of_improvement(arm: ArrayLike, reference: ArrayLike, side: str) 
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Holm's adjusted p-values: reject where they are at most the level of the whole family."""
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+    """Holm's adjusted p-values: reject where they are at most the level of the whole family.
+
+    `statsmodels.stats.multitest.multipletests` gives the same numbers, but takes 0.1 s for each call.
+    """
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.asarray(p_values, dtype=float)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(scaled))
+    return [float(p) for p in adjusted]
 
 
 def minimal_detectable_difference(values: ArrayLike, power: float = 0.8) -> float:

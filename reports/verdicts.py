@@ -10,15 +10,16 @@ pairs it cannot fall below the level, whatever the data: it is shown, and does n
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from reports import statistics, wording
-from reports.claims import LEDGER, LEVEL, Claim, Family, Outcome, Test
+from reports.claims import DELTA, EPSILON, LEDGER, LEVEL, Claim, Family, Outcome, Test
 from reports.evidence import Evidence
 from reports.samples import Missing, Samples, samples
 from reports.statistics import Estimate, Interval
@@ -59,14 +60,18 @@ class Result:
     @property
     def holds(self) -> bool:
         """Whether the whole interval is on the registered side."""
-        below = self.test.side == "below"
-        return self.estimate.high <= self.test.threshold if below else self.estimate.low >= self.test.threshold
+        return holds(self.test, self.estimate)
 
     @property
     def fails(self) -> bool:
         """Whether the whole interval is on the wrong side."""
         below = self.test.side == "below"
         return self.estimate.low > self.test.threshold if below else self.estimate.high < self.test.threshold
+
+
+def holds(test: Test, found: Estimate) -> bool:
+    """Whether the whole interval is on the registered side."""
+    return found.high <= test.threshold if test.side == "below" else found.low >= test.threshold
 
 
 class Verdict(BaseModel):
@@ -118,49 +123,59 @@ class Judged:
         return self.verdict.verdict in ("supported", "contradicted") and not self.verdict.matches
 
 
-def evaluate(test: Test, found: Samples) -> Result:
-    """Estimate what a registered test asks for."""
-    arm = found.arm
-    unit = str(found.frame.index.name)
-    if test.statistic in ("mean difference", "ratio of means"):
-        return _evaluate_pairs(test, found, unit)
+def estimate(test: Test, frame: pd.DataFrame) -> Estimate:
+    """Estimate what a registered test asks for.
+
+    Args:
+        test: The test.
+        frame: As in `reports.samples.Samples`.
+    """
+    columns = [frame[name].to_numpy(dtype=float) for name in frame.columns]
+    arm, other = columns[0], columns[-1]
     match test.statistic:
+        case "mean difference":
+            return statistics.mean_estimate(arm - other, test.threshold)
+        case "ratio of means":
+            return statistics.ratio_estimate(arm, other, test.threshold)
         case "coverage":
-            values = statistics.coverage_estimate(int((arm <= found.reference).sum()), len(arm), test.threshold)
+            return statistics.coverage_estimate(int((arm <= other).sum()), len(arm), test.threshold)
+        case "share":
+            return statistics.coverage_estimate(int(arm.sum()), len(arm), test.threshold)
+        case "log-log slope":
+            return statistics.slope_estimate(frame["n"], arm, test.threshold)
+        case "least sample size":
+            own, others = (
+                statistics.least_sample_sizes(dict(list(frame[name].groupby(frame["n"]))), EPSILON, DELTA)
+                for name in frame.columns[:2]
+            )
+            with np.errstate(invalid="ignore"):  # where neither is reached
+                ratio = statistics.sample_size_interval(own / others)
+            return statistics.interval_estimate(ratio, test.threshold)
         case "median":
-            values = statistics.median_estimate(arm / found.reference if test.reference else arm, test.threshold)
+            return statistics.median_estimate(arm / other if test.reference else arm, test.threshold)
         case "largest":
-            values = statistics.exact_estimate(float(arm.max()), test.threshold)
-        case _:
-            cells = [
-                statistics.interval_estimate(Interval(*row), test.threshold)
-                for row in found.frame.itertuples(index=False)
-            ]
-            worst = max(cells, key=lambda cell: (cell.p_below, cell.effect))
-            # Any cell on the wrong side contradicts: the smallest p-value, times the number of cells.
-            against = min(1.0, len(cells) * min(cell.p_above for cell in cells))
-            values = worst._replace(p_above=against)
-    return Result(test, values, len(arm), unit, found.frame, note=found.note)
+            return statistics.exact_estimate(float(arm.max()), test.threshold)
+    cells = [statistics.interval_estimate(Interval(*row), test.threshold) for row in frame.itertuples(index=False)]
+    worst = max(cells, key=lambda cell: (cell.p_below, cell.effect))
+    # Any cell on the wrong side contradicts: the smallest p-value, times the number of cells.
+    return worst._replace(p_above=min(1.0, len(cells) * min(cell.p_above for cell in cells)))
 
 
-def _evaluate_pairs(test: Test, found: Samples, unit: str) -> Result:
+def evaluate(test: Test, found: Samples) -> Result:
+    """Estimate what a registered test asks for, and what else is said of paired means."""
+    unit = str(found.frame.index.name)
+    result = Result(test, estimate(test, found.frame), len(found.frame), unit, found.frame, note=found.note)
+    if test.statistic not in ("mean difference", "ratio of means"):
+        return result
     arm, reference = found.arm, found.reference
-    if test.statistic == "mean difference":
-        null, scale = reference + test.threshold, 1.0
-        values = statistics.mean_estimate(arm - reference, test.threshold)
-    else:
-        null, scale = reference * test.threshold, abs(float(reference.mean()))
-        values = statistics.ratio_estimate(arm, reference, test.threshold)
-    return Result(
-        test,
-        values,
-        len(arm),
-        unit,
-        found.frame,
+    is_difference = test.statistic == "mean difference"
+    null = reference + test.threshold if is_difference else reference * test.threshold
+    scale = 1.0 if is_difference else abs(float(reference.mean()))
+    return replace(
+        result,
         sign_flip_p=statistics.sign_flip(arm, null, test.side),
         improvement=statistics.probability_of_improvement(arm, null, test.side),
         detectable=statistics.minimal_detectable_difference(arm - null) / scale,
-        note=found.note,
     )
 
 
@@ -182,22 +197,30 @@ def judge_all(evidence: Evidence, ledger: tuple[Claim, ...] = LEDGER) -> list[Ju
 
 def judge_outcomes(outcomes: Mapping[str, tuple[Result, ...] | Missing], ledger: tuple[Claim, ...]) -> list[Judged]:
     """The verdicts on what was measured, Holm's correction included."""
-    judged = {}
-    for family in ("confirmatory", "control"):
-        claims = [claim for claim in ledger if claim.family == family]
-        p_values = [_claim_p_values(outcomes[claim.id]) for claim in claims]
-        support = statistics.holm([p for p, _ in p_values])
-        against = statistics.holm([p for _, p in p_values])
-        for claim, p_support, p_against in zip(claims, support, against, strict=True):
-            judged[claim.id] = judge(claim, outcomes[claim.id], p_support, p_against)
+    raw = {
+        claim: (1.0, 1.0)
+        if isinstance(outcome, Missing)
+        else claim_p_values([(result.test, result.estimate) for result in outcome])
+        for claim, outcome in outcomes.items()
+    }
+    judged = {claim.id: judge(claim, outcomes[claim.id], *p_values) for claim, p_values in family_p_values(ledger, raw)}
     return [judged[claim.id] for claim in ledger]
 
 
-def _claim_p_values(outcome: tuple[Result, ...] | Missing) -> tuple[float, float]:
-    if isinstance(outcome, Missing):
-        return 1.0, 1.0
-    against = min(result.p_against for result in outcome)
-    return max(result.p_support for result in outcome), min(1.0, len(outcome) * against)
+def claim_p_values(tests: list[tuple[Test, Estimate]]) -> tuple[float, float]:
+    """P-values for a claim and against it, before Holm."""
+    sides = [(e.p_below, e.p_above) if test.side == "below" else (e.p_above, e.p_below) for test, e in tests]
+    return max(support for support, _ in sides), min(1.0, len(sides) * min(against for _, against in sides))
+
+
+def family_p_values(
+    ledger: tuple[Claim, ...], raw: Mapping[str, tuple[float, float]]
+) -> Iterator[tuple[Claim, tuple[float, float]]]:
+    """Every claim with its p-values after Holm's correction over its family."""
+    for family in get_args(Family):
+        claims = [claim for claim in ledger if claim.family == family]
+        support, against = (statistics.holm([raw[claim.id][side] for claim in claims]) for side in (0, 1))
+        yield from zip(claims, zip(support, against, strict=True), strict=True)
 
 
 def judge(claim: Claim, outcome: tuple[Result, ...] | Missing, p_support: float, p_against: float) -> Judged:
@@ -212,13 +235,10 @@ def judge(claim: Claim, outcome: tuple[Result, ...] | Missing, p_support: float,
     if isinstance(outcome, Missing):
         reason = f"Not run: {outcome.reason}. Run `{claim.command}`."
         return Judged(claim, _verdict(claim, "not run", reason))
-    failed = [result for result in outcome if result.fails]
-    if failed or p_against <= LEVEL:
-        found: Outcome = "contradicted"
-        deciding = min(failed or outcome, key=lambda result: result.p_against)
+    found = decide(p_support, p_against, all(result.holds for result in outcome))
+    if found == "contradicted":
+        deciding = min(outcome, key=lambda result: result.p_against)
     else:
-        supported = p_support <= LEVEL and all(result.holds for result in outcome)
-        found = "supported" if supported else "inconclusive"
         deciding = max(outcome, key=lambda result: result.p_support)
     verdict = _verdict(
         claim,
@@ -235,6 +255,17 @@ def judge(claim: Claim, outcome: tuple[Result, ...] | Missing, p_support: float,
         evidence=f"evidence/{claim.id}.csv",
     )
     return Judged(claim, verdict, outcome)
+
+
+def decide(p_support: float, p_against: float, all_hold: bool) -> Outcome:
+    """The rule: one side rejected after Holm; for support also every interval beyond its threshold.
+
+    An interval on the wrong side alone does not contradict: it is not corrected for the number of claims, and where
+    nothing has any effect it would contradict some claim far more often than in 5 % of all reports.
+    """
+    if p_against <= LEVEL:
+        return "contradicted"
+    return "supported" if p_support <= LEVEL and all_hold else "inconclusive"
 
 
 def _verdict(claim: Claim, found: Outcome, reason: str, **numbers: object) -> Verdict:
@@ -260,9 +291,8 @@ def _reason(claim: Claim, found: Outcome, results: tuple[Result, ...], deciding:
         f"{wording.count(deciding.num_samples, deciding.unit)}; registered: {wording.registered(deciding.test)}"
     )
     if deciding.estimate.low < deciding.estimate.high:
-        wrong = "the interval is wholly on the wrong side, " if deciding.fails else ""
         against = " against the claim" if found == "contradicted" else ""
-        sentence += f"; {wrong}{wording.p_value(p)}{against} after Holm"
+        sentence += f"; {wording.p_value(p)}{against} after Holm"
     if len(results) > 1 and found == "supported":
         sentence = f"All {len(results)} tests hold. The weakest: {sentence}"
     elif len(results) > 1 and found == "contradicted":
@@ -275,7 +305,10 @@ def _reason(claim: Claim, found: Outcome, results: tuple[Result, ...], deciding:
 def _what_is_lacking(result: Result) -> str:
     if not np.isfinite([result.estimate.low, result.estimate.high]).all():
         return f"{wording.count(result.num_samples, result.unit)}, too few or too much alike for an interval"
-    side = "reaches the registered side, but not after Holm" if result.holds else "holds both sides of the threshold"
+    if result.holds or result.fails:
+        side = f"is on the {'registered' if result.holds else 'wrong'} side, but the test not decided after Holm"
+    else:
+        side = "holds both sides of the threshold"
     if result.detectable is None:
         return f"The interval {side}"
     return (

@@ -13,6 +13,13 @@ MEASURES = {
     "test_score": "test score",
     "coefficient": "learned coefficient",
     "parameter_error": "distance to the teacher's coefficients",
+    "sup_two_sided": "two-sided uniform deviation",
+    "overtraining": "ratio of final to least risk",
+    "limit": "its limit",
+    "bound": "its bound",
+    "iid_bound": "the bound for independent inputs",
+    "mutant_loss": "the bound with half the M",
+    "mutant_discrepancy": "the bound without its discrepancy",
 }
 
 #: Recipe -> the paper's name.
@@ -61,10 +68,20 @@ def quantity(claim: Claim, test: Test) -> str:
     match test.statistic:
         case "mean difference":
             return f"mean difference in {measure}, {arm} minus {reference}"
+        case "ratio of means" if test.column:
+            return f"ratio of mean {measure} of {arm} to {MEASURES.get(test.column, test.column)}"
         case "ratio of means":
             return f"ratio of mean {measure}, {arm} to {reference}"
         case "coverage":
-            return f"share of replicates whose {measure} is within its bound"
+            return (
+                f"share of replicates of {arm} whose {measure} is within {MEASURES.get(str(test.column), test.column)}"
+            )
+        case "share":
+            return f"share of {arm} with {measure}"
+        case "log-log slope":
+            return f"slope of log {measure} over log n, {arm}"
+        case "least sample size":
+            return f"ratio of least sample sizes, {arm} to {reference}"
         case "median":
             return f"median ratio of {measure}, {arm} to {reference}" if reference else f"median {measure} of {arm}"
         case "every cell":

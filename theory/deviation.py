@@ -2,15 +2,16 @@
 
 For students h_w(x) = w'phi(x) and squared loss, the difference of any two (signed) averages of the loss
 is a quadratic function of w, so its supremum over ``||w|| <= radius`` is a trust-region problem, which has
-no duality gap although the quadratic form is indefinite.
+no duality gap although the quadratic form is indefinite. Arrays may be numpy's or torch's, on any device.
 """
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from array_api_compat import array_namespace
 
-from theory.moments import sample_moments
-
-Array = npt.NDArray[np.float64]
+from theory.moments import Array, sample_moments
 
 
 def sup_deviation(
@@ -45,20 +46,22 @@ def sup_deviation(
     Raises:
         ValueError: If a radius is not positive.
     """
-    radius = np.asarray(radius, dtype=np.float64)
-    if not np.all(radius > 0):
-        raise ValueError(f"radius must be positive, got {radius}")
-    lam, basis = np.linalg.eigh(np.asarray(delta_a, dtype=np.float64))
-    c = (np.asarray(delta_b, dtype=np.float64)[..., None, :] @ basis)[..., 0, :]
+    xp, (a, b, c, limit) = _arrays(delta_a, delta_b, delta_c, radius)
+    if not bool(xp.all(limit > 0)):
+        raise ValueError(f"radius must be positive, got {radius!r}")
+    lam, basis = xp.linalg.eigh(a)
+    rotated = (b[..., None, :] @ basis)[..., 0, :]
     # Components below the rounding error of c are zero: this decides the hard case exactly.
-    c = np.where(np.abs(c) <= np.finfo(float).eps * np.linalg.norm(c, axis=-1, keepdims=True), 0.0, c)
-    edge = np.maximum(lam[..., -1:], 0.0)
+    rounding = np.finfo(float).eps * xp.linalg.vector_norm(rotated, axis=-1, keepdims=True)
+    rotated = xp.where(xp.abs(rotated) <= rounding, 0.0, rotated)
+    edge = xp.clip(lam[..., -1:], min=0.0)
     gaps = edge - lam
-    t = _secular_root(c, gaps, radius[..., None])
-    u = -_ratio(c, gaps + t)
+    t = _secular_root(rotated, gaps, limit[..., None])
+    u = -_ratio(rotated, gaps + t)
     hard = (t[..., 0] == 0) & (lam[..., -1] > 0)
-    u[..., -1] += np.sqrt(np.where(hard, np.maximum(radius**2 - np.sum(u * u, axis=-1), 0.0), 0.0))
-    value = np.asarray(delta_c, dtype=np.float64) + np.sum(u * (lam * u - 2.0 * c), axis=-1)
+    step = xp.sqrt(xp.where(hard, xp.clip(limit**2 - xp.sum(u * u, axis=-1), min=0.0), 0.0))
+    u[..., -1] += step
+    value = c + xp.sum(u * (lam * u - 2.0 * rotated), axis=-1)
     return value, (basis @ u[..., None])[..., 0]
 
 
@@ -66,9 +69,9 @@ def sup_absolute_deviation(
     delta_a: npt.ArrayLike, delta_b: npt.ArrayLike, delta_c: npt.ArrayLike, radius: npt.ArrayLike
 ) -> Array:
     """Maximise |D(w)| over the ball: the larger of the suprema of D and of -D; see `sup_deviation`."""
-    above, _ = sup_deviation(delta_a, delta_b, delta_c, radius)
-    below, _ = sup_deviation(-np.asarray(delta_a), -np.asarray(delta_b), -np.asarray(delta_c), radius)
-    return np.maximum(above, below)
+    xp, (a, b, c, radius) = _arrays(delta_a, delta_b, delta_c, radius)
+    larger: Array = xp.maximum(sup_deviation(a, b, c, radius)[0], sup_deviation(-a, -b, -c, radius)[0])
+    return larger
 
 
 def empirical_rademacher(features: Array, targets: Array, radius: float, signs: npt.ArrayLike) -> Array:
@@ -91,23 +94,37 @@ def empirical_rademacher(features: Array, targets: Array, radius: float, signs: 
     return value
 
 
+def _arrays(*values: npt.ArrayLike | Array) -> tuple[Any, list[Any]]:
+    """The array library of the first array (numpy or torch; numpy if there is none), and all values as its float64s."""
+    first = next((value for value in values if hasattr(value, "ndim")), np.empty(0))
+    xp: Any = array_namespace(first)
+    return xp, [xp.asarray(value, dtype=xp.float64, device=first.device) for value in values]  # type: ignore[union-attr]
+
+
 def _ratio(numerator: Array, denominator: Array) -> Array:
     """Quotient with 0/0 = 0."""
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=numerator != 0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # c / 0 is infinite
+        quotient: Array = array_namespace(numerator).where(numerator != 0, numerator / denominator, 0.0)
+        return quotient
 
 
 def _secular_root(c: Array, gaps: Array, radius: Array) -> Array:
     """Smallest t >= 0 with ||c / (gaps + t)|| <= radius, shape (..., 1), to the last bits, by bisection."""
-    low = np.maximum(np.max(np.abs(c) / radius - gaps, axis=-1, keepdims=True), 0.0)
-    high = np.maximum(np.linalg.norm(c, axis=-1, keepdims=True) / radius, low)
-    with np.errstate(divide="ignore"):  # c / 0 is infinite: t = 0 is not feasible
-        high = np.where(np.linalg.norm(_ratio(c, gaps), axis=-1, keepdims=True) <= radius, 0.0, high)
+    xp: Any = array_namespace(c)
+
+    def is_feasible(t: Any) -> Any:
+        return xp.linalg.vector_norm(_ratio(c, gaps + t), axis=-1, keepdims=True) <= radius
+
+    low = xp.clip(xp.max(xp.abs(c) / radius - gaps, axis=-1, keepdims=True), min=0.0)
+    high = xp.maximum(xp.linalg.vector_norm(c, axis=-1, keepdims=True) / radius, low)
+    high = xp.where(is_feasible(0.0), 0.0, high)
     for _ in range(128):
         open_ = high - low > 4 * np.finfo(float).eps * high
-        if not np.any(open_):
+        if not bool(xp.any(open_)):
             break
         middle = 0.5 * (low + high)
-        feasible = np.linalg.norm(_ratio(c, gaps + middle), axis=-1, keepdims=True) <= radius
+        feasible = is_feasible(middle)
         # A closed bracket stays as it is, so that no problem's bits depend on its neighbours in the batch.
-        low, high = np.where(open_ & ~feasible, middle, low), np.where(open_ & feasible, middle, high)
-    return high
+        low, high = xp.where(open_ & ~feasible, middle, low), xp.where(open_ & feasible, middle, high)
+    root: Array = high
+    return root

@@ -1,9 +1,14 @@
-"""The risk as a quadratic form of the student's weights, and its population value in closed form."""
+"""The risk as a quadratic form of the student's weights, and its population value in closed form.
 
-from typing import NamedTuple, Self
+Moments may be numpy's or torch's arrays; closed forms are computed in numpy.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+from array_api_compat import array_namespace
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -30,18 +35,31 @@ class Moments(NamedTuple):
     def risk(self, weights: Array) -> Array:
         """Squared loss of the weights, shape (..., D) -> (...)."""
         curved = (self.a @ weights[..., None])[..., 0]
-        risk: Array = self.c + np.sum(weights * (curved - 2.0 * self.b), axis=-1)
+        risk: Array = self.c + array_namespace(weights).sum(weights * (curved - 2.0 * self.b), axis=-1)
         return risk
 
     def shifted(self, center: Array) -> Self:
         """Moments in the coordinates v = w - center; where y = center'phi, b and c become exactly zero."""
         b = self.b - self.a @ center
-        return type(self)(self.a, b, self.c - np.sum((self.b + b) * center, axis=-1))
+        return type(self)(self.a, b, self.c - array_namespace(b).sum((self.b + b) * center, axis=-1))
 
     def combined(self, other: "Moments", weight: float) -> Self:
         """The average (1 - weight) self + weight other."""
         parts = ((1.0 - weight) * p + weight * q for p, q in zip(self, other, strict=True))
         return type(self)(*parts)
+
+    def like(self, array: Array) -> Self:
+        """The same in the library and on the device of an array."""
+        return type(self)(*(like(part, array) for part in self))
+
+
+def like(constant: Array | float, array: Array) -> Array:
+    """A numpy array in the library and on the device of another array."""
+    if isinstance(array, np.ndarray):
+        return np.asarray(constant)
+    xp: Any = array_namespace(array)
+    converted: Array = xp.asarray(constant, device=array.device)
+    return converted
 
 
 def sample_moments(features: Array, targets: Array, weights: Array | None = None) -> Moments:
@@ -52,14 +70,34 @@ def sample_moments(features: Array, targets: Array, weights: Array | None = None
         targets: Shape (..., n).
         weights: Shape (..., n); may be negative.
     """
+    xp = array_namespace(features)
     weighted = features if weights is None else weights[..., None] * features
     num_samples = features.shape[-2]
     squares = targets * targets if weights is None else weights * targets * targets
     return Moments(
-        np.swapaxes(weighted, -1, -2) @ features / num_samples,
+        xp.matrix_transpose(weighted) @ features / num_samples,
         (targets[..., None, :] @ weighted)[..., 0, :] / num_samples,
-        np.sum(squares, axis=-1) / num_samples,
+        xp.sum(squares, axis=-1) / num_samples,
     )
+
+
+def population_of_points(
+    features: Callable[[Array], Array], teacher: Callable[[Array], Array], points: Array, chunk: int = 2000
+) -> Moments:
+    """Averages over all points of an empirical law, shape (K, d), a chunk at a time.
+
+    Args:
+        features: phi, (..., d) -> (..., D).
+        teacher: f, (..., d) -> (...).
+        points: Shape (K, d).
+        chunk: Points at a time.
+    """
+    parts = [points[start : start + chunk] for start in range(0, len(points), chunk)]
+    moments = [sample_moments(features(part), teacher(part)) for part in parts]
+    return Moments(
+        *(sum(len(p) * m for p, m in zip(parts, column, strict=True)) / len(points)
+          for column in zip(*moments, strict=True))
+    )  # fmt: skip
 
 
 def polynomial_moments(

@@ -1,36 +1,39 @@
 """Worlds: input law p, teacher f, student class and the exact population moments of their squared loss.
 
-W1 to W5 are those of the theory document; "W4 affine" is W4's teacher with an affine student.
+W1 to W6 are those of the theory document. Beside them: "coin", where bounds are nearly tight; "W3 d=60", W3 in
+as many dimensions; "W4 affine", W4's teacher
+with an affine student; "W6 ..." with teachers outside the class and with networks as students; "real ...", the
+empirical law of sentence embeddings; "phase SHAPE c=CURVATURE STUDENT", the worlds of the phase diagram.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import combinations_with_replacement
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from array_api_compat import array_namespace
 
+from mixkd.store import UserError
+from theory.laws import Empirical, Law, Normal, Shape, Uniform, points_of
 from theory.moments import (
+    Array,
     Moments,
     cosine_gram,
+    like,
     mixed_raw_moments,
     polynomial_moments,
+    population_of_points,
     tanh_cosine,
     tanh_gram,
     tanh_linear,
 )
 
-Array = npt.NDArray[np.float64]
-Law = Literal["uniform", "normal"]
-Learner = Literal["ball_erm", "min_norm", "ridge"]
-
-#: E x^k, k = 0..4, of one coordinate under U[-1, 1] and N(0, 1).
-RAW_MOMENTS: Mapping[Law, Array] = {
-    "uniform": np.array([1.0, 0.0, 1 / 3, 0.0, 1 / 5]),
-    "normal": np.array([1.0, 0.0, 1.0, 0.0, 3.0]),
-}
+Learner = Literal["ball_erm", "min_norm", "ridge", "gradient_flow", "network"]
+Student = Literal["cosines", "affine", "network"]
 
 #: Entropy of the random teachers and features: they belong to the world, not to a cell.
 WORLD_SEED = 20201106
@@ -52,8 +55,9 @@ class Monomials:
 
     def __call__(self, inputs: Array) -> Array:
         """Features of inputs, shape (..., d) -> (..., D)."""
-        with_one = np.concatenate([np.ones((*inputs.shape[:-1], 1)), inputs], axis=-1)
-        right = with_one[..., self.right]
+        xp = array_namespace(inputs)
+        with_one = xp.concat([xp.ones_like(inputs[..., :1]), inputs], axis=-1)
+        right: Array = with_one[..., self.right]
         return right * with_one[..., self.left] if any(self.left) else right
 
     @property
@@ -93,7 +97,9 @@ class Cosines:
 
     def __call__(self, inputs: Array) -> Array:
         """Features of inputs, shape (..., d) -> (..., D)."""
-        return self.scale * np.cos(inputs @ self.frequencies + self.phases)
+        angles = inputs @ like(self.frequencies, inputs) + like(self.phases, inputs)
+        features: Array = self.scale * array_namespace(inputs).cos(angles)
+        return features
 
     @property
     def scale(self) -> float:
@@ -110,7 +116,7 @@ class PolynomialTeacher:
 
     def __call__(self, inputs: Array) -> Array:
         """Labels of inputs, shape (..., d) -> (...)."""
-        return self.monomials(inputs) @ self.coefficients
+        return self.monomials(inputs) @ like(self.coefficients, inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +133,9 @@ class TanhTeacher:
 
     def __call__(self, inputs: Array) -> Array:
         """Labels of inputs, shape (..., d) -> (...)."""
-        return 2.0 * np.tanh(2.0 * (inputs @ self.directions)) @ self.amplitudes
+        units = array_namespace(inputs).tanh(2.0 * (inputs @ like(self.directions, inputs)))
+        labels: Array = 2.0 * units @ like(self.amplitudes, inputs)
+        return labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,12 +143,14 @@ class World:
     """Input law, teacher, students w'phi(x), and how a student is learned from a sample.
 
     Attributes:
-        law: Law of each independent coordinate: U[-1, 1] or N(0, 1).
-        dimension: d.
+        law: Law of the inputs.
         teacher: Labels of inputs, (..., d) -> (...).
         features: phi, (..., d) -> (..., D).
-        population: Moments of (phi(x), f(x)) under the law, exact up to rounding (W4: quadrature, 1e-12).
-        learner: How w is found: least squares over the ball, of least norm, or with a ridge.
+        population: Moments of (phi(x), f(x)) under the law, exact up to rounding (tanh teachers: quadrature, 1e-12).
+            Networks have none of their own: their risk is that on `test_inputs`.
+        learner: How a student is found: least squares over the ball, of least norm, with a ridge, along its
+            gradient flow, or by gradient descent on a two-layer network.
+        mixed_population: Moments under q, for a of lam ~ Beta(a, a), where they are known in closed form.
         radius: Students of the uniform deviation: ||w - center|| <= radius; None where there is no class.
         center: Centre of the ball, shape (D,); None is the origin.
         teacher_weights: The w with f = w'phi, shape (D,), where the teacher is inside the class.
@@ -148,17 +158,20 @@ class World:
         teacher_bound: sup |f|, where finite.
         ridge_penalty: Coefficient of ||w||^2 beside the mean squared loss.
         keep_weights: Whether the learned weights are part of the evidence.
+        test_inputs: Inputs on which the risk of networks is measured, shape (K, d).
+        num_units: Width of networks.
+        num_steps: Steps of their gradient descent.
 
     Raises:
         ValueError: If radius or ridge_penalty is not positive.
     """
 
     law: Law
-    dimension: int
     teacher: Callable[[Array], Array]
     features: Callable[[Array], Array]
     population: Moments
     learner: Learner
+    mixed_population: Callable[[float], Moments] | None = None
     radius: float | None = None
     center: Array | None = None
     teacher_weights: Array | None = None
@@ -166,6 +179,9 @@ class World:
     teacher_bound: float | None = None
     ridge_penalty: float = 1e-3
     keep_weights: bool = False
+    test_inputs: Array | None = None
+    num_units: int = 32
+    num_steps: int = 1500
 
     def __post_init__(self) -> None:
         if self.radius is not None and not self.radius > 0:
@@ -173,25 +189,28 @@ class World:
         if not self.ridge_penalty > 0:
             raise ValueError(f"ridge_penalty must be positive, got {self.ridge_penalty}")
 
+    @property
+    def dimension(self) -> int:
+        """Number of coordinates d of an input."""
+        return self.law.dimension
+
     def draw(self, generator: np.random.Generator, num_samples: int) -> Array:
         """Independent inputs from p, shape (num_samples, d)."""
-        if self.law == "uniform":
-            return generator.uniform(-1.0, 1.0, size=(num_samples, self.dimension))
-        return generator.standard_normal((num_samples, self.dimension))
+        return self.law.draw(generator, num_samples)
 
 
 def monomial_moments(
-    features: Monomials, teacher: PolynomialTeacher, law: Law, beta_alpha: float | None = None
+    features: Monomials, teacher: PolynomialTeacher, law: Uniform | Normal, beta_alpha: float | None = None
 ) -> Moments:
     """Exact moments under p or, given beta_alpha, under q: the law of lam x + (1 - lam) x~.
 
     Args:
         features: phi.
         teacher: f, of degree at most 2.
-        law: Law of each coordinate.
+        law: Law of the inputs.
         beta_alpha: a of lam ~ Beta(a, a); None for p itself.
     """
-    raw = RAW_MOMENTS[law]
+    raw = law.raw_moments
     components = (raw[None], np.ones(1)) if beta_alpha is None else mixed_raw_moments(raw, beta_alpha)
     return polynomial_moments(features.exponents, teacher.monomials.exponents, teacher.coefficients, *components)
 
@@ -206,12 +225,13 @@ def bounded_world(curvature: float) -> World:
     coefficients = np.zeros(10)
     coefficients[[0, 1, 2, 9]] = -0.5 * curvature, 0.6, -0.4, 1.5 * curvature
     teacher = PolynomialTeacher(monomials, coefficients) if curvature else PolynomialTeacher(features, coefficients[:4])
+    law = Uniform(3)
     return World(
-        law="uniform",
-        dimension=3,
+        law=law,
         teacher=teacher,
         features=features,
-        population=monomial_moments(features, teacher, "uniform"),
+        population=monomial_moments(features, teacher, law),
+        mixed_population=partial(monomial_moments, features, teacher, law),
         learner="ball_erm",
         radius=1.5,
         teacher_weights=None if curvature else coefficients[:4],
@@ -220,17 +240,54 @@ def bounded_world(curvature: float) -> World:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class StepTeacher:
+    """f(x) = 1 where x_1 > 0, else 0."""
+
+    def __call__(self, inputs: Array) -> Array:
+        """Labels of inputs, shape (..., d) -> (...)."""
+        labels: Array = array_namespace(inputs).where(inputs[..., 0] > 0, 1.0, 0.0)
+        return labels
+
+
+def coin_world() -> World:
+    """A world in which the bounds' confidence terms are nearly tight: one student, whose losses are fair coins.
+
+    U[-1, 1]^3, f = 1 where x_1 > 0, and a ball so small that every student is h = 0: losses are 0 or 1, M = 1, and
+    the complexities vanish. The mixed law is symmetric, so disc+ is zero as well.
+    """
+    features, law = affine_features(3), Uniform(3)
+    gram = np.diag([1.0, 1 / 3, 1 / 3, 1 / 3])
+
+    def mixed(beta_alpha: float) -> Moments:
+        kappa = (beta_alpha + 1) / (2 * beta_alpha + 1)
+        # Only a and c matter for students this small; E x_1 f under q is not needed to their precision.
+        return Moments(np.diag([1.0, *[kappa / 3] * 3]), np.array([0.5, 0.25, 0.0, 0.0]), np.asarray(0.5))
+
+    return World(
+        law=law,
+        teacher=StepTeacher(),
+        features=features,
+        population=Moments(gram, np.array([0.5, 0.25, 0.0, 0.0]), np.asarray(0.5)),
+        mixed_population=mixed,
+        learner="ball_erm",
+        radius=1e-9,
+        feature_bound=2.0,
+        teacher_bound=1.0,
+    )
+
+
 def linear_world(dimension: int) -> World:
     """W3: N(0, I_d), phi(x) = x, f = (x_1 + .. + x_d) / sqrt(d), unit ball around the teacher, min-norm students."""
     features = linear_features(dimension)
     coefficients = np.full(dimension, dimension**-0.5)
-    teacher = PolynomialTeacher(features, coefficients)
+    teacher, law = PolynomialTeacher(features, coefficients), Normal(dimension)
     return World(
-        law="normal",
-        dimension=dimension,
+        law=law,
         teacher=teacher,
         features=features,
-        population=monomial_moments(features, teacher, "normal"),
+        population=monomial_moments(features, teacher, law),
+        mixed_population=partial(monomial_moments, features, teacher, law),
         learner="min_norm",
         radius=1.0,
         center=coefficients,
@@ -239,70 +296,254 @@ def linear_world(dimension: int) -> World:
     )
 
 
+def tanh_teacher(generator: np.random.Generator, dimension: int = 10, num_units: int = 20) -> TanhTeacher:
+    """W4's teacher: 2 v'tanh(2 W'x), entries of W ~ N(0, 1/d), of v ~ N(0, 1/units)."""
+    return TanhTeacher(
+        generator.standard_normal((dimension, num_units)) / np.sqrt(dimension),
+        generator.standard_normal(num_units) / np.sqrt(num_units),
+    )
+
+
+def cosines(generator: np.random.Generator, total_variance: float, dimension: int, num_cosines: int) -> Cosines:
+    """Random cosines whose kernel exp(-||x - x'||^2 / 2 l^2) has l^2 = E||x - x'||^2 / 2 = tr Cov x, by convention."""
+    return Cosines(
+        generator.standard_normal((dimension, num_cosines)) / np.sqrt(total_variance),
+        generator.uniform(0.0, 2.0 * np.pi, num_cosines),
+    )
+
+
+def tanh_cosine_moments(teacher: TanhTeacher, features: Cosines) -> Moments:
+    """Exact moments of cosines and a tanh teacher under N(0, I)."""
+    doubled = 2.0 * teacher.amplitudes
+    cross = doubled @ tanh_cosine(teacher.directions, features.frequencies, features.phases)
+    gram = cosine_gram(features.frequencies, features.phases)
+    return Moments(features.scale**2 * gram, features.scale * cross, doubled @ tanh_gram(teacher.directions) @ doubled)
+
+
 def tanh_world(student: Literal["cosines", "affine"]) -> World:
     """W4: N(0, I_10), f = 2 v'tanh(2 W'x), ridge 1e-3; students on 200 random cosines, or affine ones.
 
     Fixed by convention, not tuned: entries of W ~ N(0, 1/10), of v ~ N(0, 1/20), of the frequencies
     ~ N(0, 1/10) (the kernel exp(-||x - x'||^2 / 20)), phases uniform.
     """
-    dimension, num_units, num_cosines = 10, 20, 200
+    dimension = 10
     generator = np.random.default_rng([WORLD_SEED, 4])
-    teacher = TanhTeacher(
-        generator.standard_normal((dimension, num_units)) / np.sqrt(dimension),
-        generator.standard_normal(num_units) / np.sqrt(num_units),
-    )
-    doubled = 2.0 * teacher.amplitudes
-    square = doubled @ tanh_gram(teacher.directions) @ doubled
+    teacher = tanh_teacher(generator, dimension)
     features: Monomials | Cosines
     if student == "affine":
         features = affine_features(dimension)
+        doubled = 2.0 * teacher.amplitudes
         cross = np.concatenate([[0.0], doubled @ tanh_linear(teacher.directions)])
+        square = doubled @ tanh_gram(teacher.directions) @ doubled
         population = Moments(np.eye(dimension + 1), cross, square)
     else:
-        features = Cosines(
-            generator.standard_normal((dimension, num_cosines)) / np.sqrt(dimension),
-            generator.uniform(0.0, 2.0 * np.pi, num_cosines),
+        features = cosines(generator, dimension, dimension, 200)
+        population = tanh_cosine_moments(teacher, features)
+    return World(law=Normal(dimension), teacher=teacher, features=features, population=population, learner="ridge")
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTeacher:
+    """f(x) = coefficients' features(x): a teacher inside the class of the students on these features."""
+
+    features: Callable[[Array], Array]
+    coefficients: Array
+
+    def __call__(self, inputs: Array) -> Array:
+        """Labels of inputs, shape (..., d) -> (...)."""
+        labels: Array = self.features(inputs) @ like(self.coefficients, inputs)
+        return labels
+
+
+def flow_world(realisable: bool) -> World:
+    """W6: N(0, I_10), students on 300 random cosines, learned along the gradient flow from zero; no label noise.
+
+    The teacher is inside the class, with coefficients ~ N(0, 1), or it is W4's.
+    """
+    dimension = 10
+    generator = np.random.default_rng([WORLD_SEED, 6])
+    features = cosines(generator, dimension, dimension, 300)
+    if not realisable:
+        teacher = tanh_teacher(np.random.default_rng([WORLD_SEED, 4]), dimension)
+        population = tanh_cosine_moments(teacher, features)
+        return World(
+            law=Normal(dimension), teacher=teacher, features=features, population=population, learner="gradient_flow"
         )
-        cross = doubled @ tanh_cosine(teacher.directions, features.frequencies, features.phases)
-        gram = cosine_gram(features.frequencies, features.phases)
-        population = Moments(features.scale**2 * gram, features.scale * cross, square)
+    coefficients = generator.standard_normal(300)
+    gram = features.scale**2 * cosine_gram(features.frequencies, features.phases)
     return World(
-        law="normal",
-        dimension=dimension,
+        law=Normal(dimension),
+        teacher=FeatureTeacher(features, coefficients),
+        features=features,
+        population=Moments(gram, gram @ coefficients, np.asarray(coefficients @ gram @ coefficients)),
+        learner="gradient_flow",
+        teacher_weights=coefficients,
+    )
+
+
+def network_world(realisable: bool) -> World:
+    """W6's laws and W4's teacher, which 32 tanh units can represent and 4 cannot; students are trained networks."""
+    dimension = 10
+    teacher = tanh_teacher(np.random.default_rng([WORLD_SEED, 4]), dimension)
+    law = Normal(dimension)
+    test_inputs = law.draw(np.random.default_rng([WORLD_SEED, 7]), 4000)
+    return World(
+        law=law,
+        teacher=teacher,
+        features=affine_features(dimension),
+        population=tanh_world("affine").population,
+        learner="network",
+        test_inputs=test_inputs,
+        num_units=32 if realisable else 4,
+        num_steps=1500,
+    )
+
+
+def empirical_world(
+    points: Array, teacher: Callable[[Array], Array], student: Student, generator: np.random.Generator
+) -> World:
+    """A world whose population is a set of points; students on 200 cosines or affine ones (ridge 1e-3), or networks."""
+    features: Monomials | Cosines
+    if student == "cosines":
+        variance = float(np.sum(np.var(points, axis=0)))
+        features = cosines(generator, variance, points.shape[1], 200)
+    else:
+        features = affine_features(points.shape[1])
+    return World(
+        law=Empirical(points),
         teacher=teacher,
         features=features,
-        population=population,
-        learner="ridge",
+        population=population_of_points(features, teacher, points),
+        learner="network" if student == "network" else "ridge",
+        test_inputs=points[generator.choice(len(points), min(4000, len(points)), replace=False)],
+        num_units=16,
+        num_steps=1000,
     )
+
+
+def phase_world(shape: Shape, curvature: float, student: Literal["cosines", "affine"]) -> World:
+    """A world of the phase diagram: f = 2 v'tanh(c W'x) with variance 1 under the law, in 10 dimensions.
+
+    Args:
+        shape: Law of the inputs.
+        curvature: c; as c -> 0 the teacher becomes linear.
+        student: Class of the students.
+    """
+    dimension = 10
+    points = points_of(shape, dimension, np.random.default_rng([WORLD_SEED, 8]))
+    raw = tanh_teacher(np.random.default_rng([WORLD_SEED, 4]), dimension)
+    teacher = TanhTeacher(raw.directions * curvature / 2.0, raw.amplitudes)  # its tanh doubles
+    teacher = TanhTeacher(teacher.directions, teacher.amplitudes / np.std(teacher(points)))
+    return empirical_world(points, teacher, student, np.random.default_rng([WORLD_SEED, 9]))
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkTeacher:
+    """f(x) = output'tanh(W'x + b) + offset.
+
+    Attributes:
+        directions: W, shape (d, T).
+        biases: b, shape (T,).
+        output: Shape (T,).
+        offset: A number.
+    """
+
+    directions: Array
+    biases: Array
+    output: Array
+    offset: float
+
+    def __call__(self, inputs: Array) -> Array:
+        """Labels of inputs, shape (..., d) -> (...)."""
+        units = array_namespace(inputs).tanh(inputs @ like(self.directions, inputs) + like(self.biases, inputs))
+        labels: Array = units @ like(self.output, inputs) + self.offset
+        return labels
+
+
+def real_world(student: Student, embeddings: Path | None) -> World:
+    """Sentence embeddings of the VADER corpora, scaled to ||x||^2 = d, and a head trained on their ratings.
+
+    Args:
+        student: Class of the students.
+        embeddings: File of `mixkd.embeddings.export_embeddings`.
+
+    Raises:
+        UserError: If there is no such file, or it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    if embeddings is None or not embeddings.is_file():
+        raise UserError(
+            "The sentence embeddings behind the real inputs are not there; `mixkd theory` exports them first."
+        )
+    try:
+        tensors = {name: tensor.astype(np.float64) for name, tensor in load_file(embeddings).items()}
+        points = tensors["embeddings"] * np.sqrt(tensors["embeddings"].shape[1])
+        head = NetworkTeacher(tensors["directions"], tensors["biases"], tensors["output"], float(tensors["offset"][0]))
+    except (OSError, KeyError, SafetensorError) as error:
+        raise UserError(f"{embeddings} cannot be read as sentence embeddings ({error}); delete it.") from error
+    return empirical_world(points, head, student, np.random.default_rng([WORLD_SEED, 10]))
 
 
 def quadratic_world(dimension: int) -> World:
     """W5: N(0, I_d), f a quadratic with N(0, 1) coefficients, min-norm students on its (d+1)(d+2)/2 monomials."""
     features = quadratic_features(dimension)
     coefficients = np.random.default_rng([WORLD_SEED, 5]).standard_normal(len(features.left))
-    teacher = PolynomialTeacher(features, coefficients)
+    teacher, law = PolynomialTeacher(features, coefficients), Normal(dimension)
     return World(
-        law="normal",
-        dimension=dimension,
+        law=law,
         teacher=teacher,
         features=features,
-        population=monomial_moments(features, teacher, "normal"),
+        population=monomial_moments(features, teacher, law),
+        mixed_population=partial(monomial_moments, features, teacher, law),
         learner="min_norm",
         teacher_weights=coefficients,
     )
 
 
-WORLDS: Mapping[str, Callable[[], World]] = {
+SHAPES: tuple[Shape, ...] = ("isotropic", "anisotropic", "mixture", "heavy-tailed", "manifold")
+CURVATURES = (0.25, 1.0, 2.0, 4.0)
+PHASE_STUDENTS: tuple[Literal["cosines", "affine"], ...] = ("cosines", "affine")
+
+
+def phase_name(shape: Shape, curvature: float, student: str) -> str:
+    """Name of a world of the phase diagram."""
+    return f"phase {shape} c={curvature:g} {student}"
+
+
+#: Worlds by name; those that need a file beside the code take its path.
+WORLDS: Mapping[str, Callable[[], World] | Callable[[Path | None], World]] = {
     "W1": partial(bounded_world, 0.0),
     "W2": partial(bounded_world, 0.8),
+    "coin": coin_world,
     "W3": partial(linear_world, 10),
+    "W3 d=20": partial(linear_world, 20),
+    "W3 d=60": partial(linear_world, 60),
     "W4": partial(tanh_world, "cosines"),
     "W4 affine": partial(tanh_world, "affine"),
     "W5": partial(quadratic_world, 6),
+    "W6": partial(flow_world, True),
+    "W6 misspecified": partial(flow_world, False),
+    "W6 network": partial(network_world, True),
+    "W6 small network": partial(network_world, False),
+    **{f"real {student}": partial(real_world, student) for student in ("cosines", "affine", "network")},
+    **{
+        phase_name(shape, curvature, student): partial(phase_world, shape, curvature, student)
+        for shape in SHAPES
+        for curvature in CURVATURES
+        for student in PHASE_STUDENTS
+    },
 }
 
 
 @cache
-def build_world(name: str) -> World:
-    """The world of that name, built once per process."""
-    return WORLDS[name]()
+def build_world(name: str, embeddings: Path | None = None) -> World:
+    """The world of that name, built once per process.
+
+    Args:
+        name: Key of `WORLDS`.
+        embeddings: Where the sentence embeddings are, for the real worlds.
+    """
+    build = WORLDS[name]
+    return build(embeddings) if name.startswith("real ") else build()  # type: ignore[call-arg]

@@ -8,19 +8,22 @@ import numpy as np
 import pandas as pd
 
 from mixkd.store import Provenance, Record, Store, content_id
+from reports.claims import CURVATURE_EXCESS, LEDGER
+from theory import studies
 
+SIZES = (20, 80, 320)
 ROLES = {
-    "T01": ["S0"],
-    "T05": ["S0", "S1"],
-    "T11": ["S0", "S3"],
-    "T14": ["S0", "random", "balanced"],
-    "T16": ["S0", "S3"],
-    "T17": ["S0", "S1", "S3", "jitter"],
-    "T22": ["S0 n=20", "S3 n=20", "S0 n=50", "S3 n=50"],
-    "T23": ["S0", "S3"],
-    "gap_by_n": [
-        f"{world} {arm} n={n}" for world in ("W1", "W2") for arm in ("S0", "S1", "S2", "S3") for n in (20, 80, 320)
+    **{name: list(studies.STUDIES[name].cells) for name in studies.CLAIM_STUDIES if name != "gap_by_n"},
+    "gap_by_n": [f"{world} {arm} n={n}" for world in ("W1", "W2") for arm in ("S0", "S1", "S2", "S3") for n in SIZES],
+    "identification": [f"{arm} n={n}" for arm in ("S0", "S3") for n in (5, 7, 28)],
+    "phase": [
+        f"phase {shape} c=2 {student} n={n} {arm}"
+        for shape in ("isotropic", "manifold")
+        for student in ("cosines", "affine")
+        for n in (22, 440)
+        for arm in ("S0", "S3 a=1 rho=4", "S3 a=0.2 rho=16")
     ],
+    "calibration": ["worlds"],
 }
 
 PROVENANCE = Provenance(
@@ -60,11 +63,7 @@ class Study:
     cells: dict[str, Cell] = field(default_factory=dict)
 
 
-def studies(num_replicates: int = 200) -> dict[str, Study]:
-    return {key: Study(key, {role: Cell(key, role, num_replicates) for role in roles}) for key, roles in ROLES.items()}
-
-
-STUDIES = studies()
+STUDIES = {key: Study(key, {role: Cell(key, role, 200) for role in roles}) for key, roles in ROLES.items()}
 
 
 def save_cell(store: Store, cell: Cell, columns: dict[str, Any]) -> None:
@@ -81,7 +80,7 @@ def save_study(store: Store, key: str, effect: str = "good", seed: int = 0) -> N
 
 
 def _replicates(key: str, role: str, effect: str, own: np.random.Generator, seed: int) -> dict[str, Any]:
-    n = STUDIES[key].cells[role].num_replicates
+    n, good = STUDIES[key].cells[role].num_replicates, effect == "good"
     # What all arms share (the originals), and what is this arm's own.
     shared = np.exp(np.random.default_rng([seed, 0]).normal(0, 0.2, n))
     noise = np.exp(own.normal(0, 0.05, n))
@@ -90,24 +89,50 @@ def _replicates(key: str, role: str, effect: str, own: np.random.Generator, seed
     base = shared * noise * factor
     columns: dict[str, Any] = {
         "sup_one_sided": base * 0.3,
+        "sup_two_sided": base * 0.4,
         "generalization_gap": base * 0.2,
         "population_risk": base * 0.5,
     }
-    if key == "T01":
-        columns["bound"] = np.full(n, 5.0 if effect == "good" else 0.25)
-    if key == "gap_by_n":
-        columns = {name: values * (20 / int(role.split("n=")[1])) ** 0.5 for name, values in columns.items()}
-    if key == "T14" and not reference and (role == "balanced"):
-        columns["sup_one_sided"] = shared * 0.3 + (0 if effect == "good" else 1e-3)
-    if key == "T14" and reference:
-        columns["sup_one_sided"] = shared * 0.3
-    if key == "T16" and not reference and effect == "good":
-        columns["population_risk"] = base * 1e-14
-    if key == "T17":
-        error = 0.3 if role in ("S0", "S3") or effect != "good" else 1e-12
-        columns = {"parameter_error": np.full(n, error)} | {
-            f"coefficient_{k}": shared + (0.1 if role == "S3" and effect != "good" else 0) for k in range(3)
-        }
+    match key:
+        case "T01" | "T02" | "T03" | "T04":
+            bound = np.full(n, 5.0 if good else 0.25)
+            columns |= {"bound": bound, "mutant_loss": bound, "mutant_discrepancy": bound}
+        case "gap_by_n":
+            factor = 0.5**0.5 / 0.6 if good and " S1 " in role else 1.0  # half the originals for the same deviation
+            rate = {"good": 0.5, "bad": 0.4, "null": 0.5}[effect]
+            fall = (20 / int(role.split("n=")[1])) ** rate * factor
+            columns = {name: values * fall * 1.2 for name, values in columns.items()}
+            columns["bound"] = columns["sup_one_sided"] * 3
+        case "T10":
+            columns["limit"] = np.full(n, columns["sup_one_sided"].mean() * (1.0 if good else 0.7))
+        case "T12" if "d=20" in role and not reference:
+            columns["sup_two_sided"] = shared * noise * 0.4 * {"good": 1.5, "bad": 0.7, "null": 1.0}[effect]
+        case "T13":
+            size = 0.5 if effect == "bad" and role == "rho=20" else 1.0
+            columns = {name: values * size for name, values in columns.items()}
+            columns["iid_bound"] = np.full(n, 5.0 if good else 0.1)
+        case "T14" if reference or role == "balanced":
+            columns["sup_one_sided"] = shared * 0.3 + (0 if good or reference else 1e-3)
+        case "T16" if not reference and good:
+            columns["population_risk"] = base * 1e-14
+        case "identification" if not reference:
+            columns["population_risk"] = base * 1e-14
+        case "T17":
+            error = 0.3 if role in ("S0", "S3") or not good else 1e-12
+            columns = {"parameter_error": np.full(n, error)} | {
+                f"coefficient_{k}": shared + (0.1 if role == "S3" and not good else 0) for k in range(3)
+            }
+        case "T18":
+            excess = 0.0 if reference else {"good": 1.0, "bad": 2.0, "null": 0.0}[effect] * CURVATURE_EXCESS
+            columns["population_risk"] = 0.1 + 0.01 * shared + 1e-5 * noise + excess
+        case "T20":
+            mixed, answers = {"good": (2.0, 1.01), "bad": (1.1, 1.4), "null": (1.2, 1.2)}[effect]
+            least = np.full(n, 0.5)
+            last = least * (mixed if "label-mixup" in role else answers) * np.exp(own.normal(0, 0.01, n))
+            columns |= {"overtraining": last / least, "risk_0": last * 2, "risk_1": least, "risk_2": last}
+        case "calibration":
+            flags = {test.measure for claim in LEDGER if claim.study == key for test in claim.tests}
+            columns = {flag: np.ones(n) if good else (np.arange(n) % 2).astype(float) for flag in flags}
     return columns
 
 

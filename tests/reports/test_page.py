@@ -75,8 +75,8 @@ def test_verdicts_are_json_with_their_provenance(built):
     assert Counter(verdict["verdict"] for verdict in held["verdicts"]) == Counter(
         {outcome: count for outcome, count in built.counts.items() if count}
     )
-    # Every synthetic claim is true, so the controls, and only they, are not as expected.
-    assert built.unexpected == [claim.id for claim in LEDGER if claim.family == "control"]
+    # Every synthetic claim but T18 is true, so the controls, and only they, are not as expected.
+    assert built.unexpected == [claim.id for claim in LEDGER if claim.family == "control" and claim.id != "T18"]
 
 
 def test_the_page_shows_every_verdict_and_where_it_comes_from(page, built):
@@ -116,7 +116,7 @@ def test_structure_is_accessible(page):
     skip = page.all("a")[0]
     assert skip == {"class": "skip", "href": "#verdicts"}
     figures = [attributes for attributes in page.all("div") if attributes.get("role") == "img"]
-    assert len(figures) == 5 and all(len(figure["aria-label"]) > 60 for figure in figures)
+    assert len(figures) == 12 and all(len(figure["aria-label"]) > 60 for figure in figures)
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
 

@@ -2,9 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
+from scipy.integrate import solve_ivp
 from scipy.optimize import minimize
 
-from theory.learners import MAX_CONDITION, ball_erm, min_norm, ridge
+from theory.learners import (
+    MAX_CONDITION,
+    ball_erm,
+    gradient_flow,
+    initial_networks,
+    min_norm,
+    ridge,
+    train_networks,
+)
 from theory.moments import sample_moments
 
 
@@ -98,3 +108,41 @@ def test_ball_erm_agrees_with_a_generic_solver(radius):
         assert weights == pytest.approx(ols)
     else:
         assert np.linalg.norm(weights, axis=1) == pytest.approx(np.full(3, radius))
+
+
+@pytest.mark.parametrize(("num_samples", "num_features"), [(20, 4), (4, 7)])
+def test_gradient_flow_solves_its_differential_equation(num_samples, num_features):
+    features, targets = problem(num_samples, num_features)
+    moments = sample_moments(features, targets)
+    times = np.array([0.1, 1.0, 5.0])
+    flow = gradient_flow(moments, times)
+    for a, b, path in zip(moments.a, moments.b, flow, strict=True):
+        solved = solve_ivp(
+            lambda _, w, a=a, b=b: b - a @ w, (0, 5), np.zeros(num_features), t_eval=times, rtol=1e-10, atol=1e-12
+        )
+        np.testing.assert_allclose(path, solved.y.T, atol=1e-8)
+    np.testing.assert_allclose(gradient_flow(moments, np.array([1e9]))[:, 0], min_norm(features, targets), atol=1e-6)
+    np.testing.assert_allclose(gradient_flow(moments, np.array([1e-9]))[:, 0], 1e-9 * moments.b, rtol=1e-6)
+
+
+def test_networks_train_as_in_torch():
+    """Gradients and momentum against autograd and `torch.optim.SGD`, replicate by replicate."""
+    inputs, targets = problem(12, 3)
+    start = initial_networks([np.random.default_rng(k) for k in range(3)], 3, 5)
+    after = train_networks(start, inputs, targets, [1, 40])
+    for k in range(3):
+        parts = [torch.tensor(part[k], requires_grad=True) for part in start]
+        optimizer = torch.optim.SGD(parts, lr=0.05, momentum=0.9)
+        x, y = torch.tensor(inputs[k]), torch.tensor(targets[k])
+        for step in range(1, 41):
+            hidden, biases, output, offset = parts
+            loss = (((torch.tanh(x @ hidden + biases) @ output + offset)[:, 0] - y) ** 2).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if step in (1, 40):
+                for mine, its in zip(after[(1, 40).index(step)], parts, strict=True):
+                    np.testing.assert_allclose(mine[k], its.detach().numpy(), rtol=1e-9, atol=1e-12)
+    predictions = after[1](inputs)
+    assert predictions.shape == (3, 12)
+    np.testing.assert_allclose(after[1](inputs[0])[0], predictions[0])

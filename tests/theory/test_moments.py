@@ -5,8 +5,9 @@ import pytest
 from scipy import integrate, stats
 
 from theory.arms import augment
+from theory.laws import Normal, Uniform
 from theory.moments import Moments, mixed_raw_moments, sample_moments, tanh_gram
-from theory.worlds import RAW_MOMENTS, WORLDS, build_world, monomial_moments
+from theory.worlds import WORLDS, build_world, monomial_moments
 
 
 def standard_errors(exact, features, targets):
@@ -21,7 +22,7 @@ def standard_errors(exact, features, targets):
     return np.abs(means - truth)[error >= 1e-12] / error[error >= 1e-12]
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", [name for name in WORLDS if name.startswith("W")])
 def test_population_moments_agree_with_monte_carlo(name):
     world = build_world(name)
     inputs = world.draw(np.random.default_rng([7, 1]), 60_000)
@@ -43,11 +44,11 @@ def test_moments_of_the_mixed_law_agree_with_monte_carlo(name, beta_alpha):
     assert standard_errors(world.population, world.features(inputs), world.teacher(inputs)).max() > 5.5
 
 
-@pytest.mark.parametrize("law", ["uniform", "normal"])
+@pytest.mark.parametrize("law", [Uniform, Normal])
 @pytest.mark.parametrize("a", [0.1, 1.0, 3.0])
 def test_mixed_coordinate_has_the_moments_of_beta(law, a):
-    _, _, second, _, fourth = RAW_MOMENTS[law]
-    moments, probabilities = mixed_raw_moments(RAW_MOMENTS[law], a)
+    _, _, second, _, fourth = law.raw_moments
+    moments, probabilities = mixed_raw_moments(law.raw_moments, a)
     kappa, lam_1, lam_2 = (a + 1) / (2 * a + 1), a / (2 * (2 * a + 1)), a * (a + 1) / (4 * (2 * a + 1) * (2 * a + 3))
     mixed_fourth = (1 - 4 * lam_1 + 2 * lam_2) * fourth + 6 * lam_2 * second**2
     assert probabilities @ moments == pytest.approx([1, 0, kappa * second, 0, mixed_fourth], abs=1e-13)

@@ -10,7 +10,7 @@ import theory
 from mixkd.store import Store, UserError
 from theory import studies
 from theory.simulate import Cell, simulate
-from theory.studies import MASTER_SEED, STUDIES, Study, run_studies
+from theory.studies import MASTER_SEED, PILOT_SEED, STUDIES, Study, needs_embeddings, pilot_of, run_studies
 
 
 def small(arm, num_augmented, **others):
@@ -27,40 +27,45 @@ def few(monkeypatch):
         "B": Study("second", {"S0": shared, "S3": small("S3", 6)}),
     }
     monkeypatch.setattr(studies, "STUDIES", cells)
+    monkeypatch.setattr(studies, "DEFAULT_STUDIES", tuple(cells))
     return cells
 
 
-def test_roles_are_those_of_the_contract():
-    assert {name: set(study.cells) for name, study in STUDIES.items() if name != "gap_by_n"} == {
-        "T01": {"S0"},
-        "T05": {"S0", "S1"},
-        "T11": {"S0", "S3"},
-        "T14": {"S0", "random", "balanced"},
-        "T16": {"S0", "S3"},
-        "T17": {"S0", "S1", "S3", "jitter"},
-        "T22": {"S0 n=20", "S3 n=20", "S0 n=50", "S3 n=50"},
-        "T23": {"S0", "S3"},
-    }
-    expected = {
-        f"{w} {a} n={n}" for w in ("W1", "W2") for a in ("S0", "S1", "S2", "S3") for n in (20, 40, 80, 160, 320)
-    }
-    assert set(STUDIES["gap_by_n"].cells) == expected
-    for role, cell in STUDIES["gap_by_n"].cells.items():
-        assert role == f"{cell.world} {cell.arm} n={cell.num_samples}"
+def test_roles_say_what_the_cells_are():
+    for name, study in STUDIES.items():
+        for role, cell in study.cells.items():
+            words = role.split()
+            assert cell.master_seed == MASTER_SEED != PILOT_SEED
+            assert cell.num_augmented == 0 if cell.arm == "S0" else cell.num_augmented > 0
+            if any(word.startswith("n=") for word in words):
+                assert f"n={cell.num_samples}" in words, (name, role)
+            arms = {"S0", "S1", "S2", "S3", "jitter", "label-mixup", "random", "balanced"} & set(words)
+            assert arms <= {cell.arm}, (name, role)
+            if name.startswith("phase") and cell.arm == "S3":
+                assert role.startswith(f"{cell.world} ")
+                assert words[-2:] == [f"a={cell.beta_alpha:g}", f"rho={cell.num_augmented // cell.num_samples}"]
 
 
 def test_cells_are_as_registered():
-    everything = [(name, role, cell) for name, study in STUDIES.items() for role, cell in study.cells.items()]
-    for name, role, cell in everything:
-        assert cell.master_seed == MASTER_SEED != 1
-        assert cell.num_replicates == (600 if name == "T01" else 2000)
-        assert cell.num_augmented == 0 if cell.arm == "S0" else cell.num_augmented >= cell.num_samples
-        assert role.startswith(cell.arm) or name == "gap_by_n"
+    assert set(STUDIES["T16"].cells) == {"S0", "S3"} and STUDIES["T16"].cells["S3"].pairing == "every"
     t05, t11, t14 = (STUDIES[name].cells["S0"].cell_id for name in ("T05", "T11", "T14"))
-    assert t05 == t11 == t14 == STUDIES["gap_by_n"].cells["W1 S0 n=80"].cell_id
-    assert STUDIES["T16"].cells["S3"].pairing == "every"
+    assert t05 == t11 == t14
     assert {cell.num_samples for cell in STUDIES["T17"].cells.values()} == {6}  # n < d <= n + m
     assert STUDIES["T22"].cells["S3 n=20"].num_augmented == 80
+    assert {cell.num_replicates for cell in STUDIES["T01"].cells.values()} == {600}
+    sizes = {(cell.num_samples, cell.num_augmented) for cell in STUDIES["T12"].cells.values() if cell.arm == "S3"}
+    assert sizes == {(400, 8000), (2000, 40000)}
+    assert len(STUDIES["phase"].cells) == len({cell.cell_id for cell in STUDIES["phase"].cells.values()})
+
+
+def test_pilots_differ_in_their_seed_only():
+    for name in ("T05", "T24"):
+        for role, cell in pilot_of(STUDIES[name]).cells.items():
+            assert cell == STUDIES[name].cells[role].model_copy(update={"master_seed": PILOT_SEED})
+
+
+def test_only_studies_with_real_inputs_need_embeddings():
+    assert needs_embeddings(["T24"]) and needs_embeddings([]) and not needs_embeddings(["T05", "phase"])
 
 
 def test_missing_cells_are_run_once_and_finished_ones_are_kept(few, tmp_path):
@@ -83,7 +88,7 @@ def test_missing_cells_are_run_once_and_finished_ones_are_kept(few, tmp_path):
 def test_a_killed_run_resumes_with_the_unfinished_cell(few, tmp_path, monkeypatch):
     store, cells = Store(tmp_path), few["A"].cells
 
-    def killed(cell):
+    def killed(cell, **_):
         if cell == cells["S1"]:
             raise KeyboardInterrupt
         return simulate(cell)
@@ -117,7 +122,7 @@ def test_a_killed_second_run_leaves_the_cell_unfinished(few, tmp_path, monkeypat
         raise KeyboardInterrupt
 
     # Other numbers, as another library version may give, and no time left to write the record.
-    monkeypatch.setattr(studies, "simulate", lambda cell: simulate(cell) + 1)
+    monkeypatch.setattr(studies, "simulate", lambda cell, **_: simulate(cell) + 1)
     monkeypatch.setattr(store, "save_cell", killed)
     with pytest.raises(KeyboardInterrupt):
         studies.run_cell(cell, store, force=True)
@@ -127,7 +132,7 @@ def test_a_killed_second_run_leaves_the_cell_unfinished(few, tmp_path, monkeypat
 def test_a_cell_that_another_process_finished_meanwhile_is_kept(few, tmp_path, monkeypatch):
     store, cell = Store(tmp_path), few["A"].cells["S0"]
     studies.run_cell(cell, store)
-    monkeypatch.setattr(studies, "simulate", lambda cell: pytest.fail("simulated twice"))
+    monkeypatch.setattr(studies, "simulate", lambda cell, **_: pytest.fail("simulated twice"))
     assert studies.run_cell(cell, store) == cell
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from theory.arms import augment
 from theory.deviation import sup_absolute_deviation, sup_deviation
+from theory.laws import Normal
 from theory.moments import sample_moments
 from theory.worlds import (
     WORLDS,
@@ -35,7 +36,7 @@ def test_teachers_of_w1_to_w3():
     assert build_world("W3").teacher(np.ones(10)) == pytest.approx(np.sqrt(10))
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", [name for name in WORLDS if name.startswith("W")])
 def test_teacher_weights_are_there_exactly_where_the_teacher_is_inside_the_class(name):
     world = build_world(name)
     inputs = world.draw(np.random.default_rng(1), 400)
@@ -49,7 +50,7 @@ def test_teacher_weights_are_there_exactly_where_the_teacher_is_inside_the_class
 
 def test_ranges_are_checked():
     w1 = build_world("W1")
-    fields = {name: getattr(w1, name) for name in ("law", "dimension", "teacher", "features", "population", "learner")}
+    fields = {name: getattr(w1, name) for name in ("law", "teacher", "features", "population", "learner")}
     with pytest.raises(ValueError, match="radius must be positive, got 0"):
         World(**fields, radius=0.0)
     with pytest.raises(ValueError, match="ridge_penalty must be positive"):
@@ -79,8 +80,8 @@ def test_bias_of_the_affine_student_under_mixup(beta_alpha):
     halved = np.where(rows == columns, 0.5, 1.0) * hessian[rows, columns]
     teacher = PolynomialTeacher(quadratic_features(dimension), np.concatenate([np.zeros(4), halved]))
     features = affine_features(dimension)
-    original = monomial_moments(features, teacher, "normal")
-    trained_on = original.combined(monomial_moments(features, teacher, "normal", beta_alpha), alpha)
+    original = monomial_moments(features, teacher, Normal(dimension))
+    trained_on = original.combined(monomial_moments(features, teacher, Normal(dimension), beta_alpha), alpha)
     weights, best = (np.linalg.solve(moments.a, moments.b) for moments in (trained_on, original))
     kappa = (beta_alpha + 1) / (2 * beta_alpha + 1)
     half_trace = np.trace(hessian) / 2

@@ -1,0 +1,91 @@
+"""How figures are drawn: inline SVG in the page's own colours and font.
+
+Colours are CSS variables, so that one drawing reads well on a light and on a dark page; arms and recipes also
+differ by marker. Texts stay texts, in the page's font.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
+
+#: Drawn colour -> CSS. The series are Okabe and Ito's, which colour-blind readers can tell apart.
+INK, GRID = "#101112", "#d0d1d2"
+SERIES = ["#6f7071", "#0072b2", "#009e73", "#d55e00", "#aa4499"]
+_CSS = {INK: "currentColor", GRID: "var(--rule)", **{c: f"var(--series-{k})" for k, c in enumerate(SERIES)}}
+MARKERS = ["o", "s", "^", "D", "v"]
+_STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "mixkd", "text.parse_math": False, "font.size": 10,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.titlesize": 10,
+    "axes.titlelocation": "left", "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID,
+    "grid.linewidth": 0.6, "legend.frameon": False, "lines.linewidth": 1.6, "lines.markersize": 5.5,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing, what it shows in words, and the numbers in it.
+
+    Attributes:
+        title: The finding, generated from the numbers.
+        panels: One SVG element each.
+        alt: The numbers that matter, for those who do not see the drawing.
+        command: What regenerates the evidence.
+    """
+
+    key: str
+    title: str
+    caption: str
+    panels: tuple[str, ...]
+    alt: str
+    data: pd.DataFrame
+    command: str
+
+
+@contextmanager
+def panel(key: str, svgs: list[str], width: float = 4.6) -> Iterator[Axes]:
+    """Axes to draw on; their SVG is appended to `svgs`, with ids that no other panel has."""
+    with panels(key, svgs, 1, width) as (axes,):
+        yield axes
+
+
+@contextmanager
+def panels(key: str, svgs: list[str], num: int, width: float, height: float = 3.3) -> Iterator[list[Axes]]:
+    """Several axes side by side in one SVG, as `panel`; they share the vertical axis."""
+    with matplotlib.rc_context(_STYLE):  # type: ignore[arg-type]
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(canvas)
+        axes: Any = canvas.subplots(1, num, squeeze=False, sharey=True)
+        yield list(axes[0])
+        buffer = io.StringIO()
+        canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svgs.append(_inline(buffer.getvalue(), f"{key}-{len(svgs)}"))
+
+
+def _inline(svg: str, prefix: str) -> str:
+    """An SVG file's text as an element of an HTML page: no prolog, addresses, fixed size or common ids."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    head, body = svg.split(">", 1)
+    view_box = re.search(r'viewBox="[^"]*"', head)
+    assert view_box is not None
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", body)
+    body = re.sub(r"font(-family)?: [^;\"]*'[^;\"]*", _font, body)
+    for drawn, css in _CSS.items():
+        body = body.replace(drawn, css)
+    return f'<svg {view_box[0]} aria-hidden="true" focusable="false">{body}'
+
+
+def _font(match: re.Match[str]) -> str:
+    """Keep a text's size, and leave its font to the page."""
+    size = re.search(r"[\d.]+px", match[0])
+    return f"font-size: {size[0]}" if size else "font-family: inherit"

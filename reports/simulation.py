@@ -1,0 +1,250 @@
+"""The numbers behind the figures and tables of the simulations: estimates with their intervals, as data frames."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports.claims import DELTA, EPSILON
+from reports.evidence import Evidence, is_limited
+from reports.statistics import (
+    Interval,
+    coverage_estimate,
+    least_sample_sizes,
+    mean_estimate,
+    median_estimate,
+    sample_size_interval,
+    slope_estimate,
+)
+
+#: The four quantities that are always reported together.
+QUANTITIES = {
+    "sup_one_sided": "one-sided deviation",
+    "sup_two_sided": "two-sided deviation",
+    "generalization_gap": "learned gap",
+    "population_risk": "risk",
+}
+_SIZE_ROLE = re.compile(r"(?:(?P<world>W\d) )?(?P<arm>S\d) n=(?P<n>\d+)")
+_PHASE_ROLE = re.compile(
+    r"phase (?P<shape>\S+) c=(?P<curvature>\S+) (?P<student>\S+) n=(?P<n>\d+) S3 a=(?P<a>\S+) rho=(?P<rho>\d+)"
+)
+
+
+def _sized(evidence: Evidence, study: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """The cells of a study whose roles end in "ARM n=...", with what their roles say."""
+    for (own, role), cell in evidence.cells.items():
+        found = _SIZE_ROLE.fullmatch(role) if own == study else None
+        if found:
+            yield {"world": found["world"], "arm": found["arm"], "num_samples": int(found["n"])}, cell
+
+
+def quantities(evidence: Evidence) -> pd.DataFrame:
+    """The four quantities of every cell that a study asks for: mean and 95 % interval, missing where there is none."""
+    rows = []
+    for (study, role), cell in evidence.cells.items():
+        if study in ("phase", "phase_full", "calibration"):
+            continue
+        row: dict[str, Any] = {"study": study, "role": role, "num_replicates": len(cell)}
+        for name in QUANTITIES:
+            values = mean_estimate(cell[name])[:3] if name in cell else (np.nan,) * 3
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+        rows.append(row)
+    return pd.DataFrame(rows).replace([np.inf, -np.inf], np.nan)
+
+
+def coverage(evidence: Evidence) -> pd.DataFrame:
+    """The bound of every arm against the 95 % quantile of its deviation, and how often it holds."""
+    rows = []
+    for row, cell in _sized(evidence, "gap_by_n"):
+        if "bound" not in cell:
+            continue
+        covered = (cell["sup_one_sided"] <= cell["bound"]).sum()
+        share = coverage_estimate(int(covered), len(cell), 0.95)
+        quantile = cell["sup_one_sided"].quantile(0.95)
+        rows.append(
+            row
+            | {"bound": cell["bound"].mean(), "quantile": quantile, "slack": cell["bound"].mean() / quantile}
+            | {"coverage": share.effect, "low": share.low, "high": share.high, "num_replicates": len(cell)}
+        )
+    return pd.DataFrame(rows)
+
+
+def mutations(evidence: Evidence) -> pd.DataFrame:
+    """Every bound with one wrong constant: how often it still holds, and whether coverage can tell.
+
+    Returns:
+        One row per study, world and constant: coverage, low, high (Clopper and Pearson), slack (mutant over the 95 %
+        quantile of the deviation), told (whether the interval is below 95 %).
+    """
+    rows = []
+    for (study, world), cell in evidence.cells.items():
+        for column in cell.filter(regex="^mutant_") if study in ("T01", "T02", "T03", "T04") else ():
+            num_covered = int((cell["sup_one_sided"] <= cell[column]).sum())
+            share = coverage_estimate(num_covered, len(cell), 0.95)
+            rows.append(
+                {"study": study, "bound": f"T{int(study[1:]) - 1}", "world": world}
+                | {"constant": str(column).removeprefix("mutant_")}
+                | {"coverage": share.effect, "low": share.low, "high": share.high, "told": share.high < 0.95}
+                | {"slack": cell[column].mean() / cell["sup_one_sided"].quantile(0.95)}
+            )
+    return pd.DataFrame(rows)
+
+
+def rates(evidence: Evidence) -> pd.DataFrame:
+    """Slope of the log deviation over log n for every world and arm, with its HC3 interval."""
+    cells: dict[tuple[str, str], list[pd.DataFrame]] = {}
+    for row, cell in _sized(evidence, "gap_by_n"):
+        values = pd.DataFrame({"n": row["num_samples"], "value": cell["sup_one_sided"]})
+        cells.setdefault((row["world"], row["arm"]), []).append(values)
+    rows = []
+    for (world, arm), parts in cells.items():
+        whole = pd.concat(parts)
+        slope, low, high, *_ = slope_estimate(whole["n"], whole["value"], -0.5)
+        rows.append({"world": world, "arm": arm, "slope": slope, "low": low, "high": high, "num_values": len(whole)})
+    return pd.DataFrame(rows)
+
+
+def sample_sizes(evidence: Evidence) -> pd.DataFrame:
+    """n*(EPSILON, DELTA) of every world and arm with its bootstrap interval; missing where no size reaches EPSILON."""
+    cells: dict[tuple[str, str], dict[int, pd.Series]] = {}
+    for row, cell in _sized(evidence, "gap_by_n"):
+        cells.setdefault((row["world"], row["arm"]), {})[row["num_samples"]] = cell["sup_one_sided"]
+    rows = []
+    for (world, arm), deviations in cells.items():
+        found = sample_size_interval(least_sample_sizes(deviations, EPSILON, DELTA))
+        largest = max(deviations)
+        rows.append({"world": world, "arm": arm, **found._asdict(), "largest_size": largest})
+    return pd.DataFrame(rows).replace([np.inf, -np.inf], np.nan)
+
+
+def identification(evidence: Evidence) -> pd.DataFrame:
+    """Median risk of students of a quadratic over the number of originals, with its interval."""
+    rows = []
+    for row, cell in _sized(evidence, "identification"):
+        median = median_estimate(cell["population_risk"], 0.0)
+        rows.append(row | {"median": median.effect, "low": median.low, "high": median.high})
+    return pd.DataFrame(rows)
+
+
+def trainings(evidence: Evidence) -> pd.DataFrame:
+    """Median risk along training, relative to each replicate's least, with its interval; by student and arm."""
+    rows = []
+    for (study, role), cell in evidence.cells.items():
+        path = cell.filter(regex=r"^risk_\d+$")
+        if study != "T20" or path.empty:
+            continue
+        student, arm = role.rsplit(" ", 1)
+        relative = path.div(path.min(axis="columns"), axis="index")
+        for column in path:
+            median = median_estimate(relative[column], 1.0)
+            share = int(str(column).removeprefix("risk_")) / (path.shape[1] - 1)
+            rows.append(
+                {"student": student, "arm": arm, "progress": share, "num_replicates": len(cell)}
+                | {"median": median.effect, "low": median.low, "high": median.high}
+            )
+    return pd.DataFrame(rows)
+
+
+def contrasts(evidence: Evidence) -> pd.DataFrame:
+    """Learned gap and risk of mixup against none in every study of them: paired change over the risk without."""
+    rows = []
+    for study in ("T18", "T22", "T23", "T24"):
+        for (own, role), cell in evidence.cells.items():
+            baseline = evidence.cells.get((study, re.sub(r"\bS3\b", "S0", role)))
+            if own == study and re.search(r"\bS3\b", role) and baseline is not None:
+                setting = re.sub(r"\s*\bS3\b\s*", " ", role).strip()
+                rows += [{"study": study, "setting": setting, **change} for change in _changes(cell, baseline)]
+    return pd.DataFrame(rows)
+
+
+def phase(evidence: Evidence) -> pd.DataFrame:
+    """Change of learned gap and risk under S3 in every cell of the phase diagram, paired, with its 95 % interval.
+
+    Returns:
+        One row per world, n, a, rho and measure, of the full diagram where it was run: shape, curvature, student, n,
+        a, rho, ratio (n / D), measure, change (difference over the risk without mixup), low, high, num_replicates.
+    """
+    studies = [study for study, _ in evidence.cells]
+    study = "phase_full" if "phase_full" in studies else "phase"
+    dimensions = {"cosines": 200, "affine": 11}
+    rows = []
+    for (own, role), cell in evidence.cells.items():
+        found = _PHASE_ROLE.fullmatch(role) if own == study else None
+        if not found:
+            continue
+        baseline = evidence.cells.get((study, f"{role.split(' S3 ')[0]} S0"))
+        if baseline is None:
+            continue
+        setting = {
+            "shape": found["shape"],
+            "curvature": float(found["curvature"]),
+            "student": found["student"],
+            "num_samples": int(found["n"]),
+            "a": float(found["a"]),
+            "rho": int(found["rho"]),
+            "ratio": int(found["n"]) / dimensions[found["student"]],
+        }
+        rows += [setting | change for change in _changes(cell, baseline)]
+    return pd.DataFrame(rows)
+
+
+def _changes(cell: pd.DataFrame, baseline: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Paired changes of gap and risk, both over the mean risk without mixup: a gap may be near zero."""
+    scale = baseline["population_risk"].mean()
+    for measure in ("generalization_gap", "population_risk"):
+        pair = pd.DataFrame({"arm": cell[measure], "S0": baseline[measure]}).dropna()
+        change, low, high = (value / scale for value in mean_estimate(pair["arm"] - pair["S0"])[:3])
+        yield {"measure": measure, "change": change, "low": low, "high": high, "num_replicates": len(pair)}
+
+
+def bridge(evidence: Evidence) -> pd.DataFrame:
+    """The four quantities of trained BERT students beside those of the simulated worlds: SM+TMKD (S3) against none.
+
+    Returns:
+        One row per quantity and source: quantity, source, effect, low, high (mixup minus none, in units of that
+        source's loss), unit of replication and number; missing where it cannot be estimated, with the reason.
+    """
+    rows: list[dict[str, Any]] = []
+    for study, setting, name in (
+        ("T22", "n=20", "W4, 20 originals, random cosines"),
+        ("T23", "", "W4, 400 originals, affine"),
+        ("T24", "cosines n=20", "sentence embeddings, 20 originals, random cosines"),
+    ):
+        words = setting.split()
+        arms = [" ".join([*words[:-1], arm, *words[-1:]]) for arm in ("S3", "S0")]
+        cells = [evidence.cells.get((study, arm)) for arm in arms]
+        for quantity, label in QUANTITIES.items():
+            row = {"quantity": label, "source": name, "unit": "replicate"}
+            if cells[0] is None or cells[1] is None:
+                rows.append(row | {"reason": f"not run: mixkd theory {study}"})
+            elif quantity not in cells[0]:
+                rows.append(row | {"reason": "no ball of students, so no supremum"})
+            else:
+                rows.append(row | _difference(cells[0][quantity], cells[1][quantity]))
+    runs = evidence.runs[is_limited(evidence.runs)] if len(evidence.runs) else evidence.runs
+    for reference in ("ft", "kd"):
+        name = f"BERT students, SM+TMKD minus {reference.upper()}"
+        for quantity, label in QUANTITIES.items():
+            column = {"generalization_gap": "generalization_gap", "population_risk": "test_loss"}.get(quantity)
+            row = {"quantity": label, "source": name, "unit": "seed"}
+            if column is None:
+                rows.append(row | {"reason": "a supremum over networks cannot be computed"})
+                continue
+            if column not in runs:
+                rows.append(row | {"reason": "not run: mixkd suite quick"})
+                continue
+            wide = runs.pivot_table(index=["seed", "pair"], columns="recipe", values=column)
+            wide = wide.reindex(columns=["sm+tmkd", reference]).dropna().groupby("seed").mean()
+            if wide.empty:
+                rows.append(row | {"reason": "not run: mixkd suite quick"})
+            else:
+                rows.append(row | _difference(wide["sm+tmkd"], wide[reference]))
+    columns = ["quantity", "source", "effect", "low", "high", "unit", "num", "reason"]
+    return pd.DataFrame(rows).reindex(columns=columns).replace([np.inf, -np.inf], np.nan)
+
+
+def _difference(arm: pd.Series, reference: pd.Series) -> dict[str, Any]:
+    found = Interval(*mean_estimate((arm - reference).dropna())[:3])
+    return {**found._asdict(), "num": len((arm - reference).dropna())}

@@ -1,0 +1,314 @@
+"""The figures of the simulations: they draw numbers that `simulation` estimated, and compute none."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullLocator
+
+from reports import simulation
+from reports.claims import DELTA, EPSILON
+from reports.drawing import INK, MARKERS, SERIES, Figure, panel, panels
+from reports.evidence import Evidence
+from reports.wording import count, interval, number
+
+_ARMS = ("S0", "S1", "S2", "S3")
+_SHAPES = ("isotropic", "anisotropic", "mixture", "heavy-tailed", "manifold")
+_MEASURES = {"generalization_gap": "learned gap", "population_risk": "risk"}
+_CELL_INK, _CELL_HATCH = "#131415", "#777879"  # on coloured cells, which are the same on every page
+
+
+def build(evidence: Evidence) -> Iterator[Figure]:
+    """Every figure of the simulations that the evidence allows, beside those over n."""
+    if len(data := simulation.coverage(evidence)):
+        yield _coverage(data)
+    if len(data := simulation.sample_sizes(evidence)):
+        yield _sample_sizes(data, simulation.rates(evidence))
+    if len(data := simulation.identification(evidence)):
+        yield _identification(data)
+    if len(data := simulation.trainings(evidence)):
+        yield _trainings(data)
+    if len(data := simulation.contrasts(evidence)):
+        yield _contrasts(data)
+    if len(data := simulation.phase(evidence)):
+        yield _phase(data)
+        yield _phase_mixup(data)
+
+
+def _coverage(data: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    for world, group in data.groupby("world"):
+        with panel("coverage", svgs) as axes:
+            for arm, rows in group.groupby("arm"):
+                k = _ARMS.index(str(arm))
+                rows = rows.sort_values("num_samples")
+                axes.plot(rows["num_samples"], rows["bound"], color=SERIES[k], marker=MARKERS[k], linestyle="--")
+                axes.plot(rows["num_samples"], rows["quantile"], color=SERIES[k], marker=MARKERS[k], label=arm)
+            _log_sizes(axes, group["num_samples"])
+            axes.set_yscale("log")
+            axes.set(xlabel="originals n", ylabel="one-sided deviation (squared loss)", title=f"World {world}")
+            axes.legend(fontsize=8.5, title="bound dashed, 95 % quantile solid", title_fontsize=8.5)
+    held = (data["coverage"] == 1).sum()
+    tightest = data.sort_values("slack").to_dict("records")[0]
+    title = (
+        f"The bounds hold in every replicate in {held} of {len(data)} settings; they are {number(data['slack'].min())} "
+        f"to {number(data['slack'].max())} times the quantile they bound"
+    )
+    return Figure(
+        "coverage",
+        title,
+        f"Bounds T0 to T3 and the 95 % quantile of what they bound, over {_replicates(data)}. "
+        f"The tightest: {tightest['world']} {tightest['arm']} at n = {tightest['num_samples']}, coverage "
+        f"{number(tightest['coverage'])} {interval(tightest['low'], tightest['high'])} (Clopper and Pearson).",
+        tuple(svgs),
+        f"Line charts of bounds and quantiles. {title}.",
+        data,
+        "mixkd theory gap_by_n",
+    )
+
+
+def _sample_sizes(data: pd.DataFrame, rates: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    drawn = data.dropna(subset="effect")
+    with panel("sample-size", svgs, width=5.6) as axes:
+        for place, row in enumerate(drawn.to_dict("records")):
+            k = _ARMS.index(row["arm"])
+            reach = None if pd.isna(row["high"]) else [[row["effect"] - row["low"]], [row["high"] - row["effect"]]]
+            axes.errorbar([place], [row["effect"]], yerr=reach, fmt=MARKERS[k], color=SERIES[k], capsize=3)
+        axes.set_xticks(range(len(drawn)), [f"{row['world']}\n{row['arm']}" for row in drawn.to_dict("records")])
+        axes.set(ylabel=f"originals for a deviation of {EPSILON:g}")
+        axes.set_ylim(bottom=0)
+        axes.grid(visible=False, axis="x")
+    never = [f"{row['world']} {row['arm']}" for row in data[data["effect"].isna()].to_dict("records")]
+    sizes = "; ".join(
+        f"{row['world']} {row['arm']}: {number(round(row['effect']))} {interval(row['low'], row['high'])}"
+        for row in drawn.to_dict("records")
+    )
+    slopes = "; ".join(
+        f"{row['world']} {row['arm']} {number(row['slope'])} {interval(row['low'], row['high'])}"
+        for row in rates.to_dict("records")
+    )
+    lacking = f"; not reached with {data['largest_size'].max():,} by {', '.join(never)}" if never else ""
+    return Figure(
+        "sample-size",
+        f"Originals needed for a one-sided deviation of at most {EPSILON:g}: {sizes}{lacking}",
+        f"The least n with P(deviation at most {EPSILON:g}) at least {1 - DELTA:g}, by a monotone search over the "
+        "sizes simulated, with 95 % bootstrap intervals; every arm adds as many inputs. Slopes of the log deviation "
+        f"over log n (\N{MINUS SIGN}1/2 for independent inputs), with HC3 intervals: {slopes}.",
+        tuple(svgs),
+        f"Chart of least sample sizes. {sizes}{lacking}.",
+        data.merge(rates, on=["world", "arm"], suffixes=("", "_rate")),
+        "mixkd theory gap_by_n",
+    )
+
+
+def _identification(data: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    names = {"S0": "originals alone", "S3": "and one mixup per pair"}
+    with panel("identification", svgs, width=5.6) as axes:
+        for arm, rows in data.groupby("arm"):
+            k = _ARMS.index(str(arm))
+            rows = rows.sort_values("num_samples")
+            axes.fill_between(rows["num_samples"], rows["low"], rows["high"], color=SERIES[k], alpha=0.25, linewidth=0)
+            axes.plot(rows["num_samples"], rows["median"], color=SERIES[k], marker=MARKERS[k], label=names[str(arm)])
+        axes.set_yscale("log")
+        axes.set(xlabel="originals n", ylabel="median risk (squared loss)")
+        axes.legend(fontsize=8.5)
+    found = {
+        arm: int(rows.loc[rows["median"] < 1e-8, "num_samples"].min())
+        for arm, rows in data.groupby("arm")
+        if (rows["median"] < 1e-8).any()
+    }
+    title = "; ".join(
+        f"{names[str(arm)]}: a quadratic in six dimensions is found from {n} on" for arm, n in found.items()
+    )
+    return Figure(
+        "identification",
+        title[0].upper() + title[1:] if title else "No number of originals identifies the quadratic",
+        "Median risk of min-norm students on all 28 monomials up to degree 2 in world W5, with its 95 % interval. One "
+        "mixup per pair asks the teacher at new points, which is why d + 1 = 7 originals are enough.",
+        tuple(svgs),
+        f"Line chart of the median risk over the number of originals. {title}.",
+        data,
+        "mixkd theory identification",
+    )
+
+
+def _trainings(data: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    students = list(dict.fromkeys(data["student"]))
+    with panels("training", svgs, len(students), width=2.3 * len(students) + 0.8) as grid:
+        for axes, student in zip(grid, students, strict=True):
+            for k, (arm, label) in enumerate((("label-mixup", "mixed labels"), ("S3", "teacher's answers"))):
+                rows = data[(data["student"] == student) & (data["arm"] == arm)].sort_values("progress")
+                color = SERIES[3 - 2 * k]
+                axes.fill_between(rows["progress"], rows["low"], rows["high"], color=color, alpha=0.25, linewidth=0)
+                axes.plot(rows["progress"], rows["median"], color=color, marker=MARKERS[k], markevery=5, label=label)
+            axes.set_yscale("log")
+            axes.set(xlabel="log training time", title=student)
+            axes.set_xticks([0, 1], ["start", "end"])
+        grid[0].set_ylabel("risk over its least")
+        grid[0].legend(fontsize=8.5)
+    ends = data[data["progress"] == 1]
+    title = "; ".join(
+        f"{row['student']}, {'mixed labels' if row['arm'] == 'label-mixup' else 'teacher'}: {number(row['median'])} "
+        f"{interval(row['low'], row['high'])}"
+        for row in ends.to_dict("records")
+    )
+    return Figure(
+        "training",
+        f"Final risk over the least risk on the way: {title}",
+        f"Median over {_replicates(data)} of the risk along training (20 originals, "
+        "200 mixed inputs) over each replicate's least, with 95 % intervals. Realisable and misspecified: gradient "
+        "flow of 300 random cosines in closed form; networks: gradient descent of two tanh layers, 32 units (which "
+        "can represent the teacher) and 4 (which cannot).",
+        tuple(svgs),
+        f"Line charts of relative risk along training. {title}.",
+        data,
+        "mixkd theory T20",
+    )
+
+
+def _contrasts(data: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    settings = list(dict.fromkeys(zip(data["study"], data["setting"], strict=True)))
+    with panels("contrasts", svgs, 2, width=8.0, height=1.0 + 0.32 * len(settings)) as grid:
+        for axes, (measure, name) in zip(grid, _MEASURES.items(), strict=True):
+            for place, key in enumerate(settings):
+                row = data[(data["measure"] == measure) & (data["study"] == key[0]) & (data["setting"] == key[1])].iloc[
+                    0
+                ]
+                k = 2 if row["high"] < 0 else 3 if row["low"] > 0 else 0
+                reach = [[row["change"] - row["low"]], [row["high"] - row["change"]]]
+                axes.errorbar([row["change"]], [place], xerr=reach, fmt=MARKERS[k], color=SERIES[k], capsize=3)
+            axes.axvline(0, color=INK, linewidth=0.8)
+            axes.set_yticks(range(len(settings)), [f"{study} {setting}".strip() for study, setting in settings])
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.0%}")
+            axes.set(xlabel=f"change of the {name},\nover the risk without mixup")
+        grid[0].invert_yaxis()
+    told = "; ".join(
+        f"{name}: smaller in {(data[data['measure'] == measure]['high'] < 0).sum()} and larger in "
+        f"{(data[data['measure'] == measure]['low'] > 0).sum()} of {len(settings)} settings"
+        for measure, name in _MEASURES.items()
+    )
+    return Figure(
+        "contrasts",
+        f"In-sample mixup against none: {told}",
+        "Paired change under in-sample mixup, over the risk without it, with 95 % intervals. T18: affine students of a "
+        "quadratic (W2); T22 and T23: students of W4's teacher; T24: sentence embeddings of the VADER corpora.",
+        tuple(svgs),
+        f"Chart of changes with intervals. {told}.",
+        data,
+        "mixkd theory T18 T22 T23 T24",
+    )
+
+
+def _phase(data: pd.DataFrame) -> Figure:
+    data = data[(data["a"] == 1) & (data["rho"] == 4)]
+    svgs: list[str] = []
+    for student in ("cosines", "affine"):
+        for measure, name in _MEASURES.items():
+            chosen = data[(data["student"] == student) & (data["measure"] == measure)]
+            if chosen.empty:
+                continue
+            with panels("phase", svgs, len(_SHAPES), width=10.5, height=2.2) as grid:
+                for axes, shape in zip(grid, _SHAPES, strict=True):
+                    _draw_map(axes, chosen[chosen["shape"] == shape], "curvature")
+                    axes.set(title=shape)
+                grid[0].set_ylabel(f"{student}: {name}\nteacher's curvature c")
+                grid[2].set_xlabel("originals per dimension of the student, n / D")
+    return Figure(
+        "phase",
+        _answer(data),
+        "Change of the learned gap and of the risk under in-sample mixup (a = 1, four mixups per original), in % of "
+        "the risk without it: blue smaller, orange larger, hatched where the 95 % interval holds no change; paired, "
+        f"{_replicates(data)}. Columns are laws of the inputs in ten dimensions; the teacher is 2 v'tanh(c W'x) with "
+        "variance 1, nearly linear at c = 0.25. Students: ridge regression on 200 random cosines, or affine.",
+        tuple(svgs),
+        f"Maps of the change over n / D and curvature. {_answer(data)}.",
+        data,
+        "mixkd theory phase",
+    )
+
+
+def _phase_mixup(data: pd.DataFrame) -> Figure:
+    data = data[(data["shape"] == "isotropic") & (data["curvature"] == 2)].copy()
+    data["mixup"] = [f"a = {a:g}, rho = {rho}" for a, rho in zip(data["a"], data["rho"], strict=True)]
+    svgs: list[str] = []
+    for student in ("cosines", "affine"):
+        chosen = data[data["student"] == student].sort_values(["a", "rho"])
+        if chosen.empty:
+            continue
+        with panels("phase-mixup", svgs, 2, width=8.4, height=0.9 + 0.28 * chosen["mixup"].nunique()) as grid:
+            for axes, (measure, name) in zip(grid, _MEASURES.items(), strict=True):
+                _draw_map(axes, chosen[chosen["measure"] == measure], "mixup")
+                axes.set(title=name, xlabel="n / D")
+            grid[0].set_ylabel(student)
+    return Figure(
+        "phase-mixup",
+        f"Beta's parameter a and mixups per original rho: {_answer(data)}",
+        "As above, for isotropic inputs and c = 2.",
+        tuple(svgs),
+        f"Maps of the change over n / D, a and rho. {_answer(data)}.",
+        data,
+        "mixkd theory phase",
+    )
+
+
+def _answer(data: pd.DataFrame) -> str:
+    """In how many settings mixup shrinks the gap, and whether the risk follows, in words."""
+    keys = ["student", "shape", "curvature", "num_samples", "a", "rho"]
+    wide = data.pivot_table(index=keys, columns="measure", values=["low", "high"])
+    sentences = []
+    for student, rows in wide.groupby("student"):
+        gap, risk = "generalization_gap", "population_risk"
+        smaller = rows["high"][gap] < 0
+        follows, turns = (rows["high"][risk] < 0) & smaller, (rows["low"][risk] > 0) & smaller
+        sentences.append(
+            f"{student} students: mixup shrinks the gap in {smaller.sum()} of {len(rows)} settings and widens it in "
+            f"{(rows['low'][gap] > 0).sum()}; where it shrinks, the risk falls in {follows.sum()} and rises in "
+            f"{turns.sum()}"
+        )
+    return "; ".join(sentences)
+
+
+def _draw_map(axes: Axes, data: pd.DataFrame, row_name: str) -> None:
+    """Cells coloured by the change, with its number in %, hatched where the interval holds zero."""
+    if data.empty:
+        return
+    columns, rows = (
+        sorted(data["ratio"].unique()),
+        list(dict.fromkeys(data.sort_values(["a", "rho", row_name])[row_name])),
+    )
+    colors, norm = sns.diverging_palette(245, 40, s=85, l=60, as_cmap=True), Normalize(-1, 1)
+    for cell in data.to_dict("records"):
+        x, y = columns.index(cell["ratio"]), rows.index(cell[row_name])
+        unclear = cell["low"] <= 0 <= cell["high"]
+        axes.add_patch(
+            Rectangle(
+                (x - 0.5, y - 0.5), 1, 1, facecolor=colors(norm(cell["change"])), linewidth=0, edgecolor=_CELL_HATCH,
+                hatch="////" if unclear else None,
+            )
+        )  # fmt: skip
+        axes.text(x, y, f"{100 * cell['change']:+.0f}", ha="center", va="center", fontsize=7.5, color=_CELL_INK)
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5))
+    axes.set_xticks(range(len(columns)), [f"{value:.2g}" for value in columns], fontsize=8)
+    axes.set_yticks(
+        range(len(rows)), [f"{value:g}" if isinstance(value, float) else value for value in rows], fontsize=8
+    )
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(visible=False)
+
+
+def _replicates(data: pd.DataFrame) -> str:
+    return count(int(data["num_replicates"].max()), "replicate")
+
+
+def _log_sizes(axes: Axes, sizes: pd.Series) -> None:
+    ticks = sorted(sizes.unique())
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(size) for size in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())

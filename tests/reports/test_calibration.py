@@ -1,0 +1,85 @@
+"""The calibration of the judge, on evidence whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+
+from mixkd.store import Store
+from reports import calibration
+from reports.calibration import CalibrationCell, calibrate, registered_studies, run_calibration
+from reports.claims import LEDGER, ledger_sha256
+from reports.evidence import load
+from reports.samples import samples
+from reports.verdicts import estimate
+
+CLAIMS = {claim.id: claim for claim in LEDGER}
+
+
+@pytest.fixture(scope="module")
+def pilots(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("pilots"))
+    for key in synthetic.STUDIES:
+        if key != "calibration":
+            synthetic.save_study(store, key)
+    return load(store, synthetic.STUDIES)
+
+
+@pytest.fixture(scope="module")
+def worlds(pilots):
+    return calibrate(pilots, np.random.default_rng(0), 60)
+
+
+def test_null_worlds_are_rarely_decided(worlds):
+    """At most 5 % plus three standard errors of 60 worlds."""
+    assert worlds["nothing falsely supported"].mean() > 0.95 - 3 * np.sqrt(0.05 * 0.95 / 60)
+    assert worlds["nothing falsely contradicted"].mean() > 0.95 - 3 * np.sqrt(0.05 * 0.95 / 60)
+
+
+def test_clear_effects_are_found(worlds):
+    expected = worlds.filter(like=" as expected").mean()
+    # The synthetic evidence is "good": every claim is true, so the controls are not as expected.
+    for name, share in expected.items():
+        claim = CLAIMS[name.removesuffix(" as expected")]
+        if claim.id == "T18":  # false there, as expected
+            assert share == 1
+        elif claim.id in ("T07", "T10"):  # 200 replicates are too few for quantiles, and for 5 %
+            continue
+        elif claim.family == "control":
+            assert share == 0, name
+        else:
+            assert share > 0.9, name
+    assert len(expected) == sum(claim.evidence == "theory" and claim.family != "machinery" for claim in LEDGER)
+
+
+def test_intervals_cover(worlds):
+    for name, share in worlds.filter(like=" covered").mean().items():
+        assert share > 0.95 - 3 * np.sqrt(0.05 * 0.95 / 60), name
+
+
+@pytest.mark.parametrize("claim", ["T05", "T16", "T19", "T22", "T06", "T20"])
+def test_laws_are_moved_onto_their_threshold(pilots, claim):
+    for law in calibration._laws(pilots, CLAIMS[claim]):
+        moved = law.at_threshold()
+        assert estimate(law.test, moved.frame).effect == pytest.approx(law.test.threshold, abs=1e-9, rel=1e-6)
+        pd.testing.assert_frame_equal(law.frame, samples(pilots, CLAIMS[claim], law.test).frame)  # left as it was
+
+
+def test_a_judge_that_supports_too_easily_is_found(pilots, monkeypatch):
+    """Without Holm's correction, null worlds are supported far too often."""
+    monkeypatch.setattr("reports.statistics.holm", lambda p_values: p_values)
+    worlds = calibrate(pilots, np.random.default_rng(0), 40)
+    assert worlds["nothing falsely supported"].mean() < 0.8
+
+
+def test_the_result_is_kept_and_registered(pilots, tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    monkeypatch.setattr(calibration, "load", lambda *_: pilots)
+    path = store.cell_data_path(run_calibration(store, num_worlds=3))
+    before = path.stat().st_mtime_ns
+    assert len(pd.read_parquet(path)) == 3
+    assert store.cell_data_path(run_calibration(store, num_worlds=3)).stat().st_mtime_ns == before
+    run_calibration(store, num_worlds=3, force=True)
+    assert path.stat().st_mtime_ns > before
+    cell = registered_studies()["calibration"].cells["worlds"]
+    assert cell == CalibrationCell(ledger_sha256()) and cell.num_replicates == 1000

@@ -1,0 +1,77 @@
+"""The numbers behind the simulations' figures and tables, against pandas and numpy by hand."""
+
+import numpy as np
+import pytest
+import synthetic
+
+from mixkd.store import Store
+from reports import simulation
+from reports.evidence import load
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("simulation"))
+    synthetic.save_all(store)
+    return load(store, synthetic.STUDIES)
+
+
+def test_the_four_quantities_stand_together(evidence):
+    found = simulation.quantities(evidence).set_index(["study", "role"])
+    cell = evidence.cells["T05", "S1"]
+    row = found.loc[("T05", "S1")]
+    for name in simulation.QUANTITIES:
+        assert row[name] == pytest.approx(cell[name].mean())
+        half_width = 1.972 * cell[name].std() / np.sqrt(200)
+        assert row[f"{name}_high"] - row[name] == pytest.approx(half_width, rel=1e-3)
+    assert np.isnan(found.loc[("T17", "S1"), "sup_one_sided"])  # not recorded there
+    assert "phase" not in found.index.get_level_values(0)
+
+
+def test_coverage_and_mutants(evidence):
+    found = simulation.coverage(evidence)
+    assert (found["coverage"] == 1).all() and (found["low"] < 1).all()
+    np.testing.assert_allclose(found["slack"], found["bound"] / found["quantile"])
+    mutants = simulation.mutations(evidence)
+    assert set(mutants["bound"]) == {"T0", "T1", "T2", "T3"} and not mutants["told"].any()
+
+
+def test_rates_and_least_sample_sizes(evidence):
+    rates = simulation.rates(evidence).set_index(["world", "arm"])
+    assert rates["slope"].to_numpy() == pytest.approx(-0.5, abs=0.05)
+    sizes = simulation.sample_sizes(evidence).set_index(["world", "arm"])
+    ratio = sizes.loc[("W1", "S1"), "effect"] / sizes.loc[("W1", "S0"), "effect"]
+    assert ratio == pytest.approx(0.5, abs=0.06)
+    assert (sizes["low"] <= sizes["effect"]).all()
+
+
+def test_changes_are_paired_and_over_the_risk_without(evidence):
+    found = simulation.contrasts(evidence).set_index(["study", "setting", "measure"])
+    arm, none = (evidence.cells["T22", f"{name} n=20"] for name in ("S3", "S0"))
+    row = found.loc[("T22", "n=20", "generalization_gap")]
+    difference = arm["generalization_gap"] - none["generalization_gap"]
+    assert row["change"] == pytest.approx(difference.mean() / none["population_risk"].mean())
+    assert row["low"] < row["change"] < row["high"] < 0
+    phase = simulation.phase(evidence)
+    assert len(phase) == 2 * 2 * 2 * 2 * 2 and set(phase["ratio"]) == {22 / 200, 440 / 200, 22 / 11, 440 / 11}
+    assert set(zip(phase["a"], phase["rho"], strict=True)) == {(1, 4), (0.2, 16)}
+
+
+def test_trainings_are_relative_to_each_replicates_least(evidence):
+    found = simulation.trainings(evidence)
+    ends = found[(found["progress"] == 1) & (found["arm"] == "label-mixup")]
+    assert ends["median"].to_numpy() == pytest.approx(2.0, rel=0.01)
+    assert found[found["progress"] == 0.5]["median"].to_numpy() == pytest.approx(1.0)
+
+
+def test_the_bridge_names_what_cannot_be_estimated(evidence, tmp_path):
+    found = simulation.bridge(evidence).set_index(["source", "quantity"])
+    students = "BERT students, SM+TMKD minus FT"
+    assert "cannot be computed" in found.loc[(students, "one-sided deviation"), "reason"]
+    assert found.loc[(students, "learned gap"), "effect"] == pytest.approx(-0.3, abs=0.02)
+    assert found.loc[(students, "learned gap"), "num"] == 8
+    assert "mixkd suite" in found.loc[(students, "risk"), "reason"]  # the synthetic runs have no test loss
+    simulated = found.loc[("W4, 20 originals, random cosines", "risk")]
+    assert simulated["low"] < simulated["effect"] < simulated["high"] < 0
+    empty = simulation.bridge(load(Store(tmp_path), synthetic.STUDIES))
+    assert empty["effect"].isna().all() and empty["reason"].notna().all()
