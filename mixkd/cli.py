@@ -213,8 +213,8 @@ def theory(
         from reports.calibration import run_calibration
 
         theory(list(CLAIM_STUDIES), output, jobs, backend, device, pilot=True)
-        _say("calibrating the judge (about two minutes)")
-        run_calibration(store, force)
+        _say("calibrating the judge (about a minute)")
+        run_calibration(store, force, jobs or os.cpu_count() or 1)
 
 
 def bench(pytest_options: Sequence[str] = (), output: str = "results") -> None:

@@ -516,18 +516,23 @@ def _machinery(id: str, statement: str, *flags: str, share: float) -> Claim:
     )
 
 
+#: Holm's procedure errs in nearly 5 % of null worlds by construction; 2,000 of them can show that it is below 6.5 %.
+_ALLOWED = 0.935
+
 _MACHINERY = (
     _machinery(
         "C01",
-        "Where nothing has the claimed effect, some claim is falsely supported in at most 5 % of all reports.",
-        "nothing falsely supported",
-        share=0.95,
+        "Where nothing has the claimed effect, some claim of a family is falsely supported in at most 5 % of all "
+        "reports.",
+        *(f"nothing falsely supported ({family})" for family in ("confirmatory", "control")),
+        share=_ALLOWED,
     ),
     _machinery(
         "C02",
-        "Where nothing has the claimed effect, some claim is falsely contradicted in at most 5 % of all reports.",
-        "nothing falsely contradicted",
-        share=0.95,
+        "Where nothing has the claimed effect, some claim of a family is falsely contradicted in at most 5 % of all "
+        "reports.",
+        *(f"nothing falsely contradicted ({family})" for family in ("confirmatory", "control")),
+        share=_ALLOWED,
     ),
     _machinery(
         "C03",

@@ -40,6 +40,7 @@ class Figure:
         panels: One SVG element each.
         alt: The numbers that matter, for those who do not see the drawing.
         command: What regenerates the evidence.
+        stacked: Whether its panels are so wide that each takes a whole row.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Figure:
     alt: str
     data: pd.DataFrame
     command: str
+    stacked: bool = False
 
 
 @contextmanager

@@ -93,7 +93,14 @@ def mutations(evidence: Evidence) -> pd.DataFrame:
 
 
 def rates(evidence: Evidence) -> pd.DataFrame:
-    """Slope of the log deviation over log n for every world and arm, with its HC3 interval."""
+    """Slope of the log deviation over log n for every world and arm, with its HC3 interval, and the fitted line.
+
+    Under mixup the deviation has a plateau, and no line is fitted through it.
+
+    Returns:
+        One row per world, arm and n: slope, low, high, num_values (of the fit), mean (geometric, of the deviation at
+        this n) and fitted (on the line).
+    """
     cells: dict[tuple[str, str], list[pd.DataFrame]] = {}
     for row, cell in _sized(evidence, "gap_by_n"):
         values = pd.DataFrame({"n": row["num_samples"], "value": cell["sup_one_sided"]})
@@ -101,9 +108,19 @@ def rates(evidence: Evidence) -> pd.DataFrame:
     rows = []
     for (world, arm), parts in cells.items():
         whole = pd.concat(parts)
-        slope, low, high, *_ = slope_estimate(whole["n"], whole["value"], -0.5)
-        rows.append({"world": world, "arm": arm, "slope": slope, "low": low, "high": high, "num_values": len(whole)})
-    return pd.DataFrame(rows)
+        slope = low = high = np.nan
+        if arm in ("S0", "S1"):
+            slope, low, high, *_ = slope_estimate(whole["n"], whole["value"], -0.5)
+        logs = whole.transform("log")
+        for n, mean in logs.groupby("n")["value"].mean().items():
+            fitted = logs["value"].mean() + slope * (float(str(n)) - logs["n"].mean())
+            fit = {"slope": slope, "low": low, "high": high, "num_values": len(whole)}
+            rows.append({"world": world, "arm": arm, "num_samples": n, **fit, "mean": mean, "fitted": fitted})
+    frame = pd.DataFrame(rows)
+    if len(frame):
+        frame[["num_samples", "mean", "fitted"]] = np.exp(frame[["num_samples", "mean", "fitted"]])
+        frame["num_samples"] = frame["num_samples"].round().astype(int)
+    return frame
 
 
 def sample_sizes(evidence: Evidence) -> pd.DataFrame:

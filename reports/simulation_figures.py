@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from reports import simulation
 from reports.claims import DELTA, EPSILON
@@ -25,8 +25,9 @@ def build(evidence: Evidence) -> Iterator[Figure]:
     """Every figure of the simulations that the evidence allows, beside those over n."""
     if len(data := simulation.coverage(evidence)):
         yield _coverage(data)
-    if len(data := simulation.sample_sizes(evidence)):
-        yield _sample_sizes(data, simulation.rates(evidence))
+    if len(data := simulation.rates(evidence)):
+        yield _rates(data)
+        yield _sample_sizes(simulation.sample_sizes(evidence))
     if len(data := simulation.identification(evidence)):
         yield _identification(data)
     if len(data := simulation.trainings(evidence)):
@@ -48,9 +49,9 @@ def _coverage(data: pd.DataFrame) -> Figure:
                 axes.plot(rows["num_samples"], rows["bound"], color=SERIES[k], marker=MARKERS[k], linestyle="--")
                 axes.plot(rows["num_samples"], rows["quantile"], color=SERIES[k], marker=MARKERS[k], label=arm)
             _log_sizes(axes, group["num_samples"])
-            axes.set_yscale("log")
+            _log_values(axes)
             axes.set(xlabel="originals n", ylabel="one-sided deviation (squared loss)", title=f"World {world}")
-            axes.legend(fontsize=8.5, title="bound dashed, 95 % quantile solid", title_fontsize=8.5)
+            axes.legend(fontsize=8.5, loc="lower left", title="bound dashed, 95 % quantile solid", title_fontsize=8.5)
     held = (data["coverage"] == 1).sum()
     tightest = data.sort_values("slack").to_dict("records")[0]
     title = (
@@ -70,7 +71,39 @@ def _coverage(data: pd.DataFrame) -> Figure:
     )
 
 
-def _sample_sizes(data: pd.DataFrame, rates: pd.DataFrame) -> Figure:
+def _rates(data: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    for world, group in data.groupby("world"):
+        with panel("rate", svgs) as axes:
+            for arm, rows in group.groupby("arm"):
+                k = _ARMS.index(str(arm))
+                rows = rows.sort_values("num_samples")
+                slope, low, high = rows[["slope", "low", "high"]].to_numpy()[0]
+                label = f"{arm}: slope {number(slope)} {interval(low, high)}" if slope < 0 else f"{arm}: no line"
+                axes.plot(rows["num_samples"], rows["mean"], MARKERS[k], color=SERIES[k], label=label)
+                axes.plot(rows["num_samples"], rows["fitted"], color=SERIES[k], linewidth=1)
+            _log_sizes(axes, group["num_samples"])
+            _log_values(axes)
+            axes.set(xlabel="originals n", ylabel="one-sided deviation (squared loss)", title=f"World {world}")
+            axes.legend(fontsize=8, loc="lower left")
+    fits = data.drop_duplicates(["world", "arm"]).to_dict("records")
+    told = "; ".join(
+        f"{row['world']} {row['arm']} {number(row['slope'])}" for row in fits if row["arm"] in ("S0", "S1")
+    )
+    return Figure(
+        "rate",
+        f"Without mixup the deviation falls like the root of n: slopes {told}",
+        "Geometric mean of the one-sided deviation and the line fitted to all replicates in logs "
+        f"({fits[0]['num_values']:,} of each arm), with HC3 intervals of the slope. Under mixup (S2, S3) the deviation "
+        "does not fall to zero, and no line is fitted.",
+        tuple(svgs),
+        f"Line charts of the deviation over n. Slopes: {told}.",
+        data,
+        "mixkd theory gap_by_n",
+    )
+
+
+def _sample_sizes(data: pd.DataFrame) -> Figure:
     svgs: list[str] = []
     drawn = data.dropna(subset="effect")
     with panel("sample-size", svgs, width=5.6) as axes:
@@ -87,34 +120,29 @@ def _sample_sizes(data: pd.DataFrame, rates: pd.DataFrame) -> Figure:
         f"{row['world']} {row['arm']}: {number(round(row['effect']))} {interval(row['low'], row['high'])}"
         for row in drawn.to_dict("records")
     )
-    slopes = "; ".join(
-        f"{row['world']} {row['arm']} {number(row['slope'])} {interval(row['low'], row['high'])}"
-        for row in rates.to_dict("records")
-    )
     lacking = f"; not reached with {data['largest_size'].max():,} by {', '.join(never)}" if never else ""
     return Figure(
         "sample-size",
         f"Originals needed for a one-sided deviation of at most {EPSILON:g}: {sizes}{lacking}",
         f"The least n with P(deviation at most {EPSILON:g}) at least {1 - DELTA:g}, by a monotone search over the "
-        "sizes simulated, with 95 % bootstrap intervals; every arm adds as many inputs. Slopes of the log deviation "
-        f"over log n (\N{MINUS SIGN}1/2 for independent inputs), with HC3 intervals: {slopes}.",
+        "sizes simulated, with 95 % bootstrap intervals; every arm adds as many inputs as there are originals.",
         tuple(svgs),
         f"Chart of least sample sizes. {sizes}{lacking}.",
-        data.merge(rates, on=["world", "arm"], suffixes=("", "_rate")),
+        data,
         "mixkd theory gap_by_n",
     )
 
 
 def _identification(data: pd.DataFrame) -> Figure:
     svgs: list[str] = []
-    names = {"S0": "originals alone", "S3": "and one mixup per pair"}
+    names = {"S0": "originals alone", "S3": "with one mixup per pair"}
     with panel("identification", svgs, width=5.6) as axes:
         for arm, rows in data.groupby("arm"):
             k = _ARMS.index(str(arm))
             rows = rows.sort_values("num_samples")
             axes.fill_between(rows["num_samples"], rows["low"], rows["high"], color=SERIES[k], alpha=0.25, linewidth=0)
             axes.plot(rows["num_samples"], rows["median"], color=SERIES[k], marker=MARKERS[k], label=names[str(arm)])
-        axes.set_yscale("log")
+        _log_values(axes)
         axes.set(xlabel="originals n", ylabel="median risk (squared loss)")
         axes.legend(fontsize=8.5)
     found = {
@@ -122,12 +150,12 @@ def _identification(data: pd.DataFrame) -> Figure:
         for arm, rows in data.groupby("arm")
         if (rows["median"] < 1e-8).any()
     }
-    title = "; ".join(
-        f"{names[str(arm)]}: a quadratic in six dimensions is found from {n} on" for arm, n in found.items()
-    )
+    title = "; ".join(f"{names[str(arm)]}, from n = {n}" for arm, n in found.items())
     return Figure(
         "identification",
-        title[0].upper() + title[1:] if title else "No number of originals identifies the quadratic",
+        f"A quadratic in six dimensions is found {title}"
+        if title
+        else "No number of originals identifies the quadratic",
         "Median risk of min-norm students on all 28 monomials up to degree 2 in world W5, with its 95 % interval. One "
         "mixup per pair asks the teacher at new points, which is why d + 1 = 7 originals are enough.",
         tuple(svgs),
@@ -147,7 +175,7 @@ def _trainings(data: pd.DataFrame) -> Figure:
                 color = SERIES[3 - 2 * k]
                 axes.fill_between(rows["progress"], rows["low"], rows["high"], color=color, alpha=0.25, linewidth=0)
                 axes.plot(rows["progress"], rows["median"], color=color, marker=MARKERS[k], markevery=5, label=label)
-            axes.set_yscale("log")
+            _log_values(axes)
             axes.set(xlabel="log training time", title=student)
             axes.set_xticks([0, 1], ["start", "end"])
         grid[0].set_ylabel("risk over its least")
@@ -169,6 +197,7 @@ def _trainings(data: pd.DataFrame) -> Figure:
         f"Line charts of relative risk along training. {title}.",
         data,
         "mixkd theory T20",
+        stacked=True,
     )
 
 
@@ -203,6 +232,7 @@ def _contrasts(data: pd.DataFrame) -> Figure:
         f"Chart of changes with intervals. {told}.",
         data,
         "mixkd theory T18 T22 T23 T24",
+        stacked=True,
     )
 
 
@@ -231,6 +261,7 @@ def _phase(data: pd.DataFrame) -> Figure:
         f"Maps of the change over n / D and curvature. {_answer(data)}.",
         data,
         "mixkd theory phase",
+        stacked=True,
     )
 
 
@@ -249,30 +280,32 @@ def _phase_mixup(data: pd.DataFrame) -> Figure:
             grid[0].set_ylabel(student)
     return Figure(
         "phase-mixup",
-        f"Beta's parameter a and mixups per original rho: {_answer(data)}",
+        f"For nine mixup settings (Beta's a, mixups per original rho): {_answer(data)}",
         "As above, for isotropic inputs and c = 2.",
         tuple(svgs),
         f"Maps of the change over n / D, a and rho. {_answer(data)}.",
         data,
         "mixkd theory phase",
+        stacked=True,
     )
 
 
 def _answer(data: pd.DataFrame) -> str:
     """In how many settings mixup shrinks the gap, and whether the risk follows, in words."""
-    keys = ["student", "shape", "curvature", "num_samples", "a", "rho"]
+    keys = ["shape", "curvature", "student", "num_samples", "a", "rho", "ratio"]
     wide = data.pivot_table(index=keys, columns="measure", values=["low", "high"])
     sentences = []
-    for student, rows in wide.groupby("student"):
+    few = wide.index.get_level_values("ratio") <= 1
+    for name, rows in (("n at most D", wide[few]), ("n above D", wide[~few])):
         gap, risk = "generalization_gap", "population_risk"
-        smaller = rows["high"][gap] < 0
-        follows, turns = (rows["high"][risk] < 0) & smaller, (rows["low"][risk] > 0) & smaller
+        smaller, larger = rows["high"][gap] < 0, rows["low"][gap] > 0
+        follows, rises = (rows["high"][risk] < 0) & smaller, rows["low"][risk] > 0
         sentences.append(
-            f"{student} students: mixup shrinks the gap in {smaller.sum()} of {len(rows)} settings and widens it in "
-            f"{(rows['low'][gap] > 0).sum()}; where it shrinks, the risk falls in {follows.sum()} and rises in "
-            f"{turns.sum()}"
+            f"with {name}, mixup shrinks the gap in {smaller.sum()} of {len(rows)} settings (the risk follows in "
+            f"{follows.sum()}) and widens it in {larger.sum()}; the risk rises in {rises.sum()}"
         )
-    return "; ".join(sentences)
+    answer = "; ".join(sentences)
+    return f"{answer[0].upper()}{answer[1:]}"
 
 
 def _draw_map(axes: Axes, data: pd.DataFrame, row_name: str) -> None:
@@ -293,7 +326,15 @@ def _draw_map(axes: Axes, data: pd.DataFrame, row_name: str) -> None:
                 hatch="////" if unclear else None,
             )
         )  # fmt: skip
-        axes.text(x, y, f"{100 * cell['change']:+.0f}", ha="center", va="center", fontsize=7.5, color=_CELL_INK)
+        axes.text(
+            x,
+            y,
+            f"{100 * cell['change']:+.0f}".replace("-", "\N{MINUS SIGN}"),
+            ha="center",
+            va="center",
+            fontsize=7.5,
+            color=_CELL_INK,
+        )
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5))
     axes.set_xticks(range(len(columns)), [f"{value:.2g}" for value in columns], fontsize=8)
     axes.set_yticks(
@@ -305,6 +346,12 @@ def _draw_map(axes: Axes, data: pd.DataFrame, row_name: str) -> None:
 
 def _replicates(data: pd.DataFrame) -> str:
     return count(int(data["num_replicates"].max()), "replicate")
+
+
+def _log_values(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _log_sizes(axes: Axes, sizes: pd.Series) -> None:

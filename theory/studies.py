@@ -19,7 +19,7 @@ REPLICATES = 2000
 COVERAGE_REPLICATES = 600
 QUANTILE_REPLICATES = 4000  # least sample sizes rest on 95 % quantiles
 WIDE_REPLICATES = 200  # cells of many thousand points
-TRAINED_REPLICATES = 120
+TRAINED_REPLICATES = 200
 
 #: Numbers of originals along which deviations and gaps are followed.
 SIZES = (20, 40, 80, 160, 320, 640, 1280)
@@ -149,7 +149,7 @@ STUDIES: dict[str, Study] = {
         "Sentence embeddings as inputs, a trained head as teacher",
         {
             f"{student} {arm} n={n}": _cell(f"real {student}", arm, n, 4 * n, num_replicates)
-            for student, num_replicates in (("cosines", 500), ("affine", 200), ("network", 200))
+            for student, num_replicates in (("cosines", 500), ("affine", 200), ("network", TRAINED_REPLICATES))
             for n in (20, 50)
             for arm in ("S0", "S3")
         },
