@@ -18,7 +18,7 @@ import pandas as pd
 
 from mixkd.store import Store, atomic_path, content_id, now, provenance
 from reports import statistics
-from reports.claims import LEDGER, Claim, Test, ledger_sha256
+from reports.claims import CONFIDENCE, LEDGER, Claim, Test, ledger_sha256
 from reports.evidence import Evidence, Study, load
 from reports.samples import Missing, Samples, samples
 from reports.statistics import Estimate, Interval
@@ -98,8 +98,8 @@ def calibrate(pilots: Evidence, worlds: Iterable[int], ledger: tuple[Claim, ...]
     Returns:
         One row per world: `replicate`; `nothing falsely supported (FAMILY)` and `nothing falsely contradicted
         (FAMILY)`, in a null world; `ID as expected`, for every claim that the pilots speak of, in an effect world;
-        `STATISTIC covered`, whether one interval of that statistic, another one in every world, holds the truth.
-        Flags are 0 or 1.
+        `STATISTIC covered`, the share of that statistic's intervals that hold the truth, in a null world, and what
+        is `promised` of it. The others are 0 or 1.
     """
     laws = {claim.id: _laws(pilots, claim) for claim in ledger if claim.family != "machinery"}
     claims = tuple(claim for claim in ledger if claim.id in laws)
@@ -194,10 +194,9 @@ def _null_world(claims: tuple[Claim, ...], laws: Mapping[str, list[_Law]], rng: 
         for claim, p_values in family_p_values(claims, raw)
         if claim.id in drawn
     }
-    covered: dict[str, float] = {}
-    for key in rng.permutation(list(drawn)):
-        test, found = drawn[key]
-        covered.setdefault(f"{test.statistic} covered", float(found.low <= test.threshold <= found.high))
+    covered: dict[str, list[bool]] = {}
+    for test, found in drawn.values():
+        covered.setdefault(test.statistic, []).append(found.low <= test.threshold <= found.high)
     flags = {
         f"nothing falsely {outcome} ({family})": float(
             not any(outcomes.get(claim.id) == outcome for claim in claims if claim.family == family)
@@ -205,7 +204,8 @@ def _null_world(claims: tuple[Claim, ...], laws: Mapping[str, list[_Law]], rng: 
         for outcome in ("supported", "contradicted")
         for family in ("confirmatory", "control")
     }
-    return flags | covered
+    shares = {f"{statistic} covered": float(np.mean(each)) for statistic, each in covered.items()}
+    return flags | shares | {"promised": CONFIDENCE}
 
 
 def _effect_world(

@@ -133,6 +133,8 @@ def _replicates(key: str, role: str, effect: str, own: np.random.Generator, seed
         case "calibration":
             flags = {test.measure for claim in LEDGER if claim.study == key for test in claim.tests}
             columns = {flag: np.ones(n) if good else (np.arange(n) % 2).astype(float) for flag in flags}
+            columns |= {flag: own.normal(0.95 if good else 0.8, 0.02, n) for flag in flags if "covered" in flag}
+            columns["promised"] = np.full(n, 0.95)
     return columns
 
 
