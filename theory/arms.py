@@ -12,6 +12,19 @@ jitter, jitter-copied     x_i + N(0, scale^2 I), i in turn, labelled by the teac
 
 Pairings of S3 and label-mixup: ``distinct`` (i != j uniform), ``any`` (i, j independent),
 ``permutation`` (i in turn, j a random permutation, as inside a batch), ``every`` (each pair i < j once).
+
+What the claims say of the arms rests on these arguments, R_a being the pooled empirical risk of student h:
+
+N1 (T11). If the loss of every h is convex on every segment [x_i, x_j] (affine teacher and students, convex loss), then
+   by Jensen U_n(h) = E[R'_m(h) | S] <= R_n(h) for every sample, so that R - E[R_a | S] >= R - R_n for all h. A supremum
+   of means is at most the mean of suprema: E sup+ under S3 is at least that without augmentation.
+N2 (T14). Copies drawn at random have E[R'_m | S] = R_n, so by the same step E sup+ is at least that of S0; equally
+   often copied, R_a = R_n, and nothing changes.
+N4 (T19). sup+ and the learned gap hold R(h; p) against R_a. Where the augmented inputs are harder than p, so that R_a
+   is larger, both shrink whatever the student has learned.
+Case (i) (T16, T17). A min-norm student knows the teacher on the span of its features. Mixing keeps affine features
+   within the span of the originals', so nothing is learned; of quadratic features each pair adds one direction,
+   and d + 1 originals with their d (d + 1) / 2 pairs span all (d + 1)(d + 2) / 2.
 """
 
 from collections.abc import Callable

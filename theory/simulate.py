@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from mixkd.store import UserError, content_id
 from theory.arms import Arm, Pairing, augment
 from theory.bounds import norm_ball_rademacher, t0_bound, t1_bound, t2_bound, t3_bound
+from theory.closed_forms import kappa
 from theory.deviation import sup_absolute_deviation, sup_deviation
 from theory.learners import ball_erm, gradient_flow, initial_networks, min_norm, ridge, train_networks
 from theory.moments import Array, Moments, like, sample_moments
@@ -307,12 +308,12 @@ def _mixed_square_given(features: Array, beta_alpha: float, self_pairs: bool) ->
 
     kappa mean ||phi_i||^2 + (1 - kappa) mean phi_i'phi_j, the latter over the pairs (i, j) that may be drawn.
     """
-    kappa = (beta_alpha + 1) / (2 * beta_alpha + 1)
+    share = kappa(beta_alpha)
     n = features.shape[1]
     squares = np.sum(features**2, axis=(1, 2))
     products = np.sum(np.sum(features, axis=1) ** 2, axis=1)  # of all pairs, i = j included
     cross = products / n**2 if self_pairs else (products - squares) / (n * (n - 1))
-    return np.asarray(kappa * squares / n + (1 - kappa) * cross)
+    return np.asarray(share * squares / n + (1 - share) * cross)
 
 
 def _learned_columns(world: World, moments: Moments, sample: _Sample) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from mixkd.store import Store, UserError, atomic_path, now, provenance
 from theory.arms import Arm, Pairing
+from theory.closed_forms import mixup_excess_risk, sample_size_ratio
 from theory.laws import Shape
 from theory.simulate import Cell, simulate
 from theory.worlds import CURVATURES, SHAPES, phase_name
@@ -23,6 +24,11 @@ TRAINED_REPLICATES = 200
 
 #: Numbers of originals along which deviations and gaps are followed.
 SIZES = (20, 40, 80, 160, 320, 640, 1280)
+
+#: Excess risk of affine students on W2 (H = diag(0, 0, 2.4), Sigma = I / 3) under S3 with m = n, as n grows.
+CURVATURE_EXCESS = mixup_excess_risk(augmented_share=0.5, beta_alpha=1.0, half_trace=2.4 / 3 / 2)
+#: n*(S1) / n*(S0) with m = n.
+SAMPLE_SIZE_RATIO = sample_size_ratio(rho=1.0)
 
 Report = Callable[[int, int, str], None]
 

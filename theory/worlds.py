@@ -9,21 +9,32 @@ empirical law of sentence embeddings; "phase SHAPE c=CURVATURE STUDENT", the wor
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-from array_api_compat import array_namespace
 
 from mixkd.store import UserError
+from theory.closed_forms import kappa
+from theory.functions import (
+    Cosines,
+    FeatureTeacher,
+    Monomials,
+    NetworkTeacher,
+    PolynomialTeacher,
+    StepTeacher,
+    TanhTeacher,
+    affine_features,
+    cosines,
+    linear_features,
+    quadratic_features,
+    tanh_teacher,
+)
 from theory.laws import Empirical, Law, Normal, Shape, Uniform, points_of
 from theory.moments import (
     Array,
     Moments,
     cosine_gram,
-    like,
     mixed_raw_moments,
     polynomial_moments,
     population_of_points,
@@ -37,105 +48,6 @@ Student = Literal["cosines", "affine", "network"]
 
 #: Entropy of the random teachers and features: they belong to the world, not to a cell.
 WORLD_SEED = 20201106
-
-
-@dataclass(frozen=True, eq=False)
-class Monomials:
-    """All features (1, x)_i (1, x)_j of the given index pairs, so of degree at most 2.
-
-    Attributes:
-        left: Index i of each feature into (1, x), shape (D,).
-        right: Index j, shape (D,).
-        dimension: d.
-    """
-
-    left: tuple[int, ...]
-    right: tuple[int, ...]
-    dimension: int
-
-    def __call__(self, inputs: Array) -> Array:
-        """Features of inputs, shape (..., d) -> (..., D)."""
-        xp = array_namespace(inputs)
-        with_one = xp.concat([xp.ones_like(inputs[..., :1]), inputs], axis=-1)
-        right: Array = with_one[..., self.right]
-        return right * with_one[..., self.left] if any(self.left) else right
-
-    @property
-    def exponents(self) -> npt.NDArray[np.intp]:
-        """Exponent of each coordinate in each feature, shape (D, d)."""
-        identity = np.eye(self.dimension + 1, dtype=np.intp)
-        return (identity[list(self.left)] + identity[list(self.right)])[:, 1:]
-
-
-def linear_features(dimension: int) -> Monomials:
-    """phi(x) = x."""
-    return Monomials((0,) * dimension, tuple(range(1, dimension + 1)), dimension)
-
-
-def affine_features(dimension: int) -> Monomials:
-    """phi(x) = (1, x)."""
-    return Monomials((0,) * (dimension + 1), tuple(range(dimension + 1)), dimension)
-
-
-def quadratic_features(dimension: int) -> Monomials:
-    """All (d + 1)(d + 2) / 2 monomials up to degree 2: 1, x_1, .., x_d, x_1^2, x_1 x_2, .., x_d^2."""
-    left, right = zip(*combinations_with_replacement(range(dimension + 1), 2), strict=True)
-    return Monomials(left, right, dimension)
-
-
-@dataclass(frozen=True, eq=False)
-class Cosines:
-    """phi_j(x) = sqrt(2 / D) cos(u_j'x + b_j): random Fourier features (Rahimi & Recht 2007).
-
-    Attributes:
-        frequencies: Columns u_j, shape (d, D).
-        phases: b_j, shape (D,).
-    """
-
-    frequencies: Array
-    phases: Array
-
-    def __call__(self, inputs: Array) -> Array:
-        """Features of inputs, shape (..., d) -> (..., D)."""
-        angles = inputs @ like(self.frequencies, inputs) + like(self.phases, inputs)
-        features: Array = self.scale * array_namespace(inputs).cos(angles)
-        return features
-
-    @property
-    def scale(self) -> float:
-        """The factor sqrt(2 / D)."""
-        return float(np.sqrt(2.0 / len(self.phases)))
-
-
-@dataclass(frozen=True, eq=False)
-class PolynomialTeacher:
-    """f(x) = coefficients' monomials(x)."""
-
-    monomials: Monomials
-    coefficients: Array
-
-    def __call__(self, inputs: Array) -> Array:
-        """Labels of inputs, shape (..., d) -> (...)."""
-        return self.monomials(inputs) @ like(self.coefficients, inputs)
-
-
-@dataclass(frozen=True, eq=False)
-class TanhTeacher:
-    """f(x) = 2 sum_k v_k tanh(2 w_k'x).
-
-    Attributes:
-        directions: Columns w_k, shape (d, T).
-        amplitudes: v_k, shape (T,).
-    """
-
-    directions: Array
-    amplitudes: Array
-
-    def __call__(self, inputs: Array) -> Array:
-        """Labels of inputs, shape (..., d) -> (...)."""
-        units = array_namespace(inputs).tanh(2.0 * (inputs @ like(self.directions, inputs)))
-        labels: Array = 2.0 * units @ like(self.amplitudes, inputs)
-        return labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,16 +152,6 @@ def bounded_world(curvature: float) -> World:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class StepTeacher:
-    """f(x) = 1 where x_1 > 0, else 0."""
-
-    def __call__(self, inputs: Array) -> Array:
-        """Labels of inputs, shape (..., d) -> (...)."""
-        labels: Array = array_namespace(inputs).where(inputs[..., 0] > 0, 1.0, 0.0)
-        return labels
-
-
 def coin_world() -> World:
     """A world in which the bounds' confidence terms are nearly tight: one student, whose losses are fair coins.
 
@@ -260,9 +162,8 @@ def coin_world() -> World:
     gram = np.diag([1.0, 1 / 3, 1 / 3, 1 / 3])
 
     def mixed(beta_alpha: float) -> Moments:
-        kappa = (beta_alpha + 1) / (2 * beta_alpha + 1)
         # Only a and c matter for students this small; E x_1 f under q is not needed to their precision.
-        return Moments(np.diag([1.0, *[kappa / 3] * 3]), np.array([0.5, 0.25, 0.0, 0.0]), np.asarray(0.5))
+        return Moments(np.diag([1.0, *[kappa(beta_alpha) / 3] * 3]), np.array([0.5, 0.25, 0.0, 0.0]), np.asarray(0.5))
 
     return World(
         law=law,
@@ -296,22 +197,6 @@ def linear_world(dimension: int) -> World:
     )
 
 
-def tanh_teacher(generator: np.random.Generator, dimension: int = 10, num_units: int = 20) -> TanhTeacher:
-    """W4's teacher: 2 v'tanh(2 W'x), entries of W ~ N(0, 1/d), of v ~ N(0, 1/units)."""
-    return TanhTeacher(
-        generator.standard_normal((dimension, num_units)) / np.sqrt(dimension),
-        generator.standard_normal(num_units) / np.sqrt(num_units),
-    )
-
-
-def cosines(generator: np.random.Generator, total_variance: float, dimension: int, num_cosines: int) -> Cosines:
-    """Random cosines whose kernel exp(-||x - x'||^2 / 2 l^2) has l^2 = E||x - x'||^2 / 2 = tr Cov x, by convention."""
-    return Cosines(
-        generator.standard_normal((dimension, num_cosines)) / np.sqrt(total_variance),
-        generator.uniform(0.0, 2.0 * np.pi, num_cosines),
-    )
-
-
 def tanh_cosine_moments(teacher: TanhTeacher, features: Cosines) -> Moments:
     """Exact moments of cosines and a tanh teacher under N(0, I)."""
     doubled = 2.0 * teacher.amplitudes
@@ -340,19 +225,6 @@ def tanh_world(student: Literal["cosines", "affine"]) -> World:
         features = cosines(generator, dimension, dimension, 200)
         population = tanh_cosine_moments(teacher, features)
     return World(law=Normal(dimension), teacher=teacher, features=features, population=population, learner="ridge")
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureTeacher:
-    """f(x) = coefficients' features(x): a teacher inside the class of the students on these features."""
-
-    features: Callable[[Array], Array]
-    coefficients: Array
-
-    def __call__(self, inputs: Array) -> Array:
-        """Labels of inputs, shape (..., d) -> (...)."""
-        labels: Array = self.features(inputs) @ like(self.coefficients, inputs)
-        return labels
 
 
 def flow_world(realisable: bool) -> World:
@@ -435,29 +307,6 @@ def phase_world(shape: Shape, curvature: float, student: Literal["cosines", "aff
     teacher = TanhTeacher(raw.directions * curvature / 2.0, raw.amplitudes)  # its tanh doubles
     teacher = TanhTeacher(teacher.directions, teacher.amplitudes / np.std(teacher(points)))
     return empirical_world(points, teacher, student, np.random.default_rng([WORLD_SEED, 9]))
-
-
-@dataclass(frozen=True, eq=False)
-class NetworkTeacher:
-    """f(x) = output'tanh(W'x + b) + offset.
-
-    Attributes:
-        directions: W, shape (d, T).
-        biases: b, shape (T,).
-        output: Shape (T,).
-        offset: A number.
-    """
-
-    directions: Array
-    biases: Array
-    output: Array
-    offset: float
-
-    def __call__(self, inputs: Array) -> Array:
-        """Labels of inputs, shape (..., d) -> (...)."""
-        units = array_namespace(inputs).tanh(inputs @ like(self.directions, inputs) + like(self.biases, inputs))
-        labels: Array = units @ like(self.output, inputs) + self.offset
-        return labels
 
 
 def real_world(student: Student, embeddings: Path | None) -> World:

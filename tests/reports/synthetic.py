@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mixkd.store import Provenance, Record, Store, content_id
-from reports.claims import CURVATURE_EXCESS, LEDGER
+from reports.claims import LEDGER
 from theory import studies
 
 SIZES = (20, 80, 320)
@@ -123,7 +123,7 @@ def _replicates(key: str, role: str, effect: str, own: np.random.Generator, seed
                 f"coefficient_{k}": shared + (0.1 if role == "S3" and not good else 0) for k in range(3)
             }
         case "T18":
-            excess = 0.0 if reference else {"good": 1.0, "bad": 2.0, "null": 0.0}[effect] * CURVATURE_EXCESS
+            excess = 0.0 if reference else {"good": 1.0, "bad": 2.0, "null": 0.0}[effect] * studies.CURVATURE_EXCESS
             columns["population_risk"] = 0.1 + 0.01 * shared + 1e-5 * noise + excess
         case "T20":
             mixed, answers = {"good": (2.0, 1.01), "bad": (1.1, 1.4), "null": (1.2, 1.2)}[effect]

@@ -4,20 +4,10 @@ import numpy as np
 import pytest
 
 from theory.arms import augment
-from theory.deviation import sup_absolute_deviation, sup_deviation
-from theory.laws import Normal
+from theory.deviation import sup_deviation
+from theory.functions import affine_features, linear_features, quadratic_features
 from theory.moments import sample_moments
-from theory.worlds import (
-    WORLDS,
-    PolynomialTeacher,
-    World,
-    affine_features,
-    build_world,
-    linear_features,
-    linear_world,
-    monomial_moments,
-    quadratic_features,
-)
+from theory.worlds import WORLDS, World, build_world, monomial_moments
 
 
 def test_features_are_the_monomials_in_their_order():
@@ -69,48 +59,6 @@ def test_one_mixup_per_pair_completes_the_rank_of_quadratics(dimension):
     assert np.linalg.matrix_rank(features(np.vstack([originals, mixups]))) == full
     one_short = np.vstack([originals, mixups[1:]])
     assert np.linalg.matrix_rank(features(one_short)) == full - 1
-
-
-@pytest.mark.parametrize("beta_alpha", [0.4, 1.0])
-def test_bias_of_the_affine_student_under_mixup(beta_alpha):
-    """f = x'Hx / 2, centred Gaussian: slopes 0, intercept s tr(H Sigma) / 2, excess alpha^2 (1-kappa)^2 (..)^2."""
-    dimension, alpha = 3, 0.7
-    hessian = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, -0.6]])
-    rows, columns = np.triu_indices(dimension)
-    halved = np.where(rows == columns, 0.5, 1.0) * hessian[rows, columns]
-    teacher = PolynomialTeacher(quadratic_features(dimension), np.concatenate([np.zeros(4), halved]))
-    features = affine_features(dimension)
-    original = monomial_moments(features, teacher, Normal(dimension))
-    trained_on = original.combined(monomial_moments(features, teacher, Normal(dimension), beta_alpha), alpha)
-    weights, best = (np.linalg.solve(moments.a, moments.b) for moments in (trained_on, original))
-    kappa = (beta_alpha + 1) / (2 * beta_alpha + 1)
-    half_trace = np.trace(hessian) / 2
-    assert weights == pytest.approx([(1 - alpha * (1 - kappa)) * half_trace, 0, 0, 0])
-    excess = original.risk(weights) - original.risk(best)
-    assert excess == pytest.approx(alpha**2 * (1 - kappa) ** 2 * half_trace**2)
-
-
-@pytest.mark.parametrize(("dimension", "num_samples", "mixup_wins"), [(60, 400, True), (20, 2000, False)])
-def test_two_sided_shrinkage_follows_its_threshold(dimension, num_samples, mixup_wins):
-    """Case (ii): 2 t + t^2 without mixup, max(1 - s (1-t)^2, s (1+t)^2 - 1) with it; smaller iff s > threshold."""
-    world, kappa, alpha = linear_world(dimension), 2 / 3, 0.5
-    t, s = np.sqrt(dimension / num_samples), 1 - alpha * (1 - kappa)
-    assert (s > (1 - 2 * t - t**2) / (1 - t) ** 2) == mixup_wins
-    rng = np.random.default_rng(5)
-    plain, mixed = [], []
-    for _ in range(20):
-        inputs = world.draw(rng, num_samples)
-        second = inputs.T @ inputs / num_samples
-        mean = inputs.mean(axis=0)
-        zero = np.zeros(dimension)
-        plain.append(sup_absolute_deviation(np.eye(dimension) - second, zero, 0.0, world.radius))
-        # m -> inf: kappa times the second moment plus the rest of the mean's square
-        averaged = s * second + (1 - s) * np.outer(mean, mean)
-        mixed.append(sup_absolute_deviation(np.eye(dimension) - averaged, zero, 0.0, world.radius))
-    assert (np.mean(mixed) < np.mean(plain)) == mixup_wins
-    # Edges of the spectrum lie inside their limits by O(d^(-2/3)).
-    assert np.mean(plain) == pytest.approx(2 * t + t**2, rel=0.1)
-    assert np.mean(mixed) == pytest.approx(max(1 - s * (1 - t) ** 2, s * (1 + t) ** 2 - 1), rel=0.1)
 
 
 @pytest.mark.parametrize("name", ["W1", "W2"])
