@@ -32,10 +32,11 @@ def min_norm(features: Array, targets: Array) -> Array:
     Returns:
         Weights, shape (R, D).
     """
-    eigenvalues = array_namespace(features).linalg.eigvalsh(_gram(features))
+    gram = _gram(features)
+    eigenvalues = array_namespace(features).linalg.eigvalsh(gram)
     # Written so that NaN or a zero matrix counts as ill-conditioned.
     ill = ~(eigenvalues[:, 0] * MAX_CONDITION > eigenvalues[:, -1])
-    return _least_squares(features, targets, 0.0, ill)
+    return _least_squares(features, targets, gram, 0.0, ill)
 
 
 def ridge(features: Array, targets: Array, penalty: float) -> Array:
@@ -56,9 +57,9 @@ def ridge(features: Array, targets: Array, penalty: float) -> Array:
     """
     if not penalty > 0:
         raise ValueError(f"penalty must be positive, got {penalty}")
-    trace = array_namespace(features).sum(features * features, axis=(1, 2))
-    total_penalty = penalty * features.shape[1]
-    return _least_squares(features, targets, total_penalty, ~(1.0 + trace / total_penalty <= MAX_CONDITION))
+    gram, total_penalty = _gram(features), penalty * features.shape[1]
+    trace = array_namespace(features).linalg.trace(gram)
+    return _least_squares(features, targets, gram, total_penalty, ~(1.0 + trace / total_penalty <= MAX_CONDITION))
 
 
 def ball_erm(moments: Moments, radius: float) -> Array:
@@ -178,22 +179,23 @@ def _gram(features: Array) -> Array:
     return gram
 
 
-def _least_squares(features: Array, targets: Array, penalty: float, ill: BoolArray) -> Array:
+def _least_squares(features: Array, targets: Array, gram: Array, penalty: float, ill: BoolArray) -> Array:
     """Minimiser of ||targets - features w||^2 + penalty ||w||^2, for penalty 0 the one of least norm."""
     xp = array_namespace(features)
+    if not bool(xp.any(ill)):  # without the copies below
+        return _normal_equations(features, targets, gram, penalty)
     weights: Array = xp.empty_like(features[:, 0, :])
     if not bool(xp.all(ill)):
-        weights[~ill] = _normal_equations(features[~ill], targets[~ill], penalty)
-    if bool(xp.any(ill)):
-        weights[ill] = _svd_solution(features[ill], targets[ill], penalty)
+        weights[~ill] = _normal_equations(features[~ill], targets[~ill], gram[~ill], penalty)
+    weights[ill] = _svd_solution(features[ill], targets[ill], penalty)
     return weights
 
 
-def _normal_equations(features: Array, targets: Array, penalty: float) -> Array:
+def _normal_equations(features: Array, targets: Array, gram: Array, penalty: float) -> Array:
     """(phi'phi + penalty)^-1 phi'y = phi'(phi phi' + penalty)^-1 y: in the smaller of the two spaces."""
     xp = array_namespace(features)
-    gram = _gram(features)
-    gram += penalty * like(np.eye(gram.shape[-1]), gram)
+    if penalty:
+        gram = gram + penalty * like(np.eye(gram.shape[-1]), gram)
     transposed = xp.matrix_transpose(features)
     if features.shape[1] < features.shape[2]:
         solution: Array = transposed @ xp.linalg.solve(gram, targets[..., None])

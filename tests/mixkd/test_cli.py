@@ -104,3 +104,41 @@ def test_report_of_an_empty_store_runs_nothing_and_passes_nothing(tmp_path, caps
     assert "supported" not in capsys.readouterr().out
     verdicts = json.loads((tmp_path / "verdicts.json").read_text())["verdicts"]
     assert {verdict["verdict"] for verdict in verdicts} == {"not run"}
+
+
+def test_pilots_run_on_their_own_seed(tmp_path):
+    assert main(["theory", "T17", "--pilot", "--jobs", "1", "--output", str(tmp_path)]) == 0
+    seeds = {json.loads(path.read_text())["cell"]["master_seed"] for path in (tmp_path / "theory").glob("*.json")}
+    assert seeds == {77001}
+
+
+def test_the_calibration_runs_its_pilots_first(tmp_path, monkeypatch):
+    import reports.calibration
+    import theory.studies
+
+    calls = []
+    monkeypatch.setattr(
+        theory.studies, "run_studies", lambda names, *_, pilot, **__: calls.append((list(names), pilot))
+    )
+    monkeypatch.setattr(theory.studies, "needs_embeddings", lambda names: False)
+    monkeypatch.setattr(reports.calibration, "run_calibration", lambda store, force, jobs: calls.append(store.root))
+    assert main(["theory", "calibration", "--output", str(tmp_path)]) == 0
+    assert calls == [(list(theory.studies.CLAIM_STUDIES), True), tmp_path]
+    calls.clear()
+    assert main(["theory", "T05", "calibration", "--output", str(tmp_path)]) == 0
+    assert calls[0] == (["T05"], False) and calls[-1] == tmp_path
+
+
+def test_real_inputs_are_exported_once(tmp_path, monkeypatch):
+    import mixkd.embeddings
+    import theory.studies
+
+    calls = []
+    monkeypatch.setattr(theory.studies, "run_studies", lambda *_, **__: calls.append("studies"))
+    monkeypatch.setattr(
+        mixkd.embeddings, "export_embeddings", lambda path: (path.parent.mkdir(), path.touch(), calls.append("export"))
+    )
+    for _ in range(2):
+        assert main(["theory", "T24", "--output", str(tmp_path)]) == 0
+    assert main(["theory", "T05", "--output", str(tmp_path / "other")]) == 0
+    assert calls == ["export", "studies", "studies", "studies"]
