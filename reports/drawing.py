@@ -54,9 +54,9 @@ class Figure:
 
 
 @contextmanager
-def panel(key: str, svgs: list[str], width: float = 4.6) -> Iterator[Axes]:
+def panel(key: str, svgs: list[str], width: float = 4.6, height: float = 3.3) -> Iterator[Axes]:
     """Axes to draw on; their SVG is appended to `svgs`, with ids that no other panel has."""
-    with panels(key, svgs, 1, width) as (axes,):
+    with panels(key, svgs, 1, width, height) as (axes,):
         yield axes
 
 

@@ -29,7 +29,7 @@ _SECTIONS = (
         "simulation",
         "Simulation",
         "theory",
-        ("phase", "phase-mixup", "contrasts", "deviation", "learned-gap", "rate", "coverage", "sample-size",
+        ("phase", "phase-mixup", "contrasts", "ratios", "deviation", "learned-gap", "rate", "coverage", "sample-size",
          "identification", "training"),
     ),
     ("training", "Training", "runs", ("score", "gap")),

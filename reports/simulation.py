@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.claims import DELTA, EPSILON
+from reports import wording
+from reports.claims import DELTA, EPSILON, LEDGER
 from reports.evidence import Evidence, is_limited
+from reports.samples import Missing, samples
 from reports.statistics import (
     Interval,
     coverage_estimate,
     least_sample_sizes,
     mean_estimate,
     median_estimate,
+    ratio_estimate,
     sample_size_interval,
     slope_estimate,
 )
@@ -164,13 +167,39 @@ def trainings(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def ratios(evidence: Evidence) -> pd.DataFrame:
+    """Every claim of the simulations about a ratio of means: the ratio, its interval and its threshold.
+
+    Returns:
+        One row per claim and test: claim, quantity (in words), ratio, low, high, side, threshold, num_replicates.
+    """
+    rows = []
+    for claim in LEDGER:
+        for test in claim.tests:
+            if claim.evidence != "theory" or claim.study == "calibration" or test.statistic != "ratio of means":
+                continue
+            found = samples(evidence, claim, test)
+            if isinstance(found, Missing):
+                continue
+            ratio, low, high, *_ = ratio_estimate(found.arm, found.reference, test.threshold)
+            row = {
+                "claim": claim.id,
+                "quantity": wording.quantity(claim, test),
+                "ratio": ratio,
+                "low": low,
+                "high": high,
+            }
+            rows.append(row | {"side": test.side, "threshold": test.threshold, "num_replicates": len(found.frame)})
+    return pd.DataFrame(rows)
+
+
 def contrasts(evidence: Evidence) -> pd.DataFrame:
     """Learned gap and risk of mixup against none in every study of them: paired change over the risk without."""
     rows = []
-    for study in ("T18", "T22", "T23", "T24"):
+    for study in ("T18", "T19", "T22", "T23", "T24"):
         for (own, role), cell in evidence.cells.items():
-            baseline = evidence.cells.get((study, re.sub(r"\bS3\b", "S0", role)))
-            if own == study and re.search(r"\bS3\b", role) and baseline is not None:
+            baseline = evidence.cells.get((study, re.sub(r"\b(S3|jitter)\b", "S0", role)))
+            if own == study and re.search(r"\b(S3|jitter)\b", role) and baseline is not None:
                 setting = re.sub(r"\s*\bS3\b\s*", " ", role).strip()
                 rows += [{"study": study, "setting": setting, **change} for change in _changes(cell, baseline)]
     return pd.DataFrame(rows)
