@@ -18,9 +18,9 @@ from theory.learners import min_norm, ridge
 
 pytestmark = measured_times
 
-NUM_ROUNDS = 15
+NUM_ROUNDS = 9
 #: Replicates that the loop fits in a round; the batched learners fit `BATCHES` times as many.
-NUM_LOOPED, BATCHES = 100, 100
+NUM_LOOPED, BATCHES = 100, 20
 PENALTY = 1e-3
 
 Array = NDArray[np.float64]

@@ -90,12 +90,22 @@ def test_without_the_device_that_was_asked_for_nothing_is_measured_and_the_json_
 
     if torch.cuda.is_available():
         pytest.skip("needs a machine without CUDA")
-    output, _ = run_benchmarks(tmp_path, tiny_store.root, "--device=cuda")
+    output, _ = run_benchmarks(tmp_path, tiny_store.root, "--device=cuda", "-k", "not fits")
     assert len(output["benchmarks"]) == 15
     for case in output["benchmarks"]:
         assert case["extra_info"]["not_run"] == "this machine has no CUDA device that torch can use"
         assert case["extra_info"]["device"] == "cuda"
         assert set(case["extra_info"]) == EXTRA_INFO | {"not_run"}
+
+
+def test_fits_of_the_simulations_are_compared_with_scikit_learn(tmp_path, tiny_store):
+    output, _ = run_benchmarks(tmp_path, tiny_store.root, "-k", "fits and 20-4")
+    assert {benchmark["params"]["learner"] for benchmark in output["benchmarks"]} == {"min_norm", "ridge"}
+    for case in (benchmark["extra_info"] for benchmark in output["benchmarks"]):
+        assert case["kind"] == "simulation" and case["num_threads"] == 1
+        assert 0 < case["speedup_low"] <= case["speedup_vs_sklearn"] <= case["speedup_high"]
+        ratio = case["fits_per_s"] / case["sklearn_fits_per_s"]
+        assert case["speedup_vs_sklearn"] == pytest.approx(ratio)
 
 
 @pytest.mark.gpu
