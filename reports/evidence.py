@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from mixkd.store import CellRecord, Problem, Record, Store, canonical_json
 from reports.claims import LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK
+from theory.studies import PILOT_SEED
 
 #: Fields of an experiment that belong to its recipe, beside ``*_weight``: runs of a pair may differ in them.
 RECIPE_FIELDS = {
@@ -110,7 +111,7 @@ class Evidence:
         benchmarks: One row per benchmark case and file, oldest first.
         provenance: One row per record.
         problems: Files that cannot be used, with paths below the store.
-        num_unregistered: Finished cells that no study asks for.
+        num_unregistered: Finished cells that no study asks for, pilots apart.
     """
 
     runs: pd.DataFrame
@@ -218,7 +219,8 @@ def _cells(
         for role, cell in study.cells.items()
         if cell.cell_id in frames
     }
-    return cells, sum(record.cell_id not in registered for record in records)
+    is_pilot = {record.cell_id: record.cell.get("master_seed") == PILOT_SEED for record in records}
+    return cells, sum(cell_id not in registered and not pilot for cell_id, pilot in is_pilot.items())
 
 
 def _benchmarks(folder: Path, problems: list[Problem]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:

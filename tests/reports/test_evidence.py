@@ -7,6 +7,7 @@ import synthetic
 from mixkd.store import Store
 from reports.evidence import load
 from reports.page import build
+from theory.studies import PILOT_SEED
 
 
 def problems(store: Store) -> dict[str, str]:
@@ -110,3 +111,9 @@ def test_the_page_lists_what_cannot_be_used(tmp_path):
     assert len(built.problems) == 1
     assert "benchmarks/broken.json" in built.report.read_text()
     assert "broken.json" in built.verdicts.read_text()
+
+
+def test_pilots_are_not_counted_as_left_over(tmp_path):
+    store = Store(tmp_path)
+    store.save_cell({"world": "W1", "num_replicates": 5, "master_seed": PILOT_SEED}, synthetic.PROVENANCE)
+    assert load(store, synthetic.STUDIES).num_unregistered == 0
