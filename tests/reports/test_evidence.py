@@ -1,10 +1,11 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic
 
-from mixkd.store import Store
+from mixkd.store import Store, content_id
 from reports.evidence import load
 from reports.page import build
 from theory.studies import PILOT_SEED
@@ -115,5 +116,9 @@ def test_the_page_lists_what_cannot_be_used(tmp_path):
 
 def test_pilots_are_not_counted_as_left_over(tmp_path):
     store = Store(tmp_path)
-    store.save_cell({"world": "W1", "num_replicates": 5, "master_seed": PILOT_SEED}, synthetic.PROVENANCE)
+    identity = {"world": "W1", "num_replicates": 1, "master_seed": PILOT_SEED}
+    path = store.cell_data_path(content_id(identity))
+    path.parent.mkdir()
+    pd.DataFrame({"replicate": [0]}).to_parquet(path)
+    store.save_cell(identity, synthetic.PROVENANCE)
     assert load(store, synthetic.STUDIES).num_unregistered == 0
