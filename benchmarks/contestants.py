@@ -4,6 +4,7 @@ import copy
 import functools
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from benchmarks.training import (
     without_dropout,
 )
 from mixkd.cpu import use_cheap_dropout
-from mixkd.models import MODEL_COLUMNS, build_student
+from mixkd.models import MODEL_COLUMNS, build_student, first_token_only
 from mixkd.recipes import recipe
 from mixkd.trainer import DistillationTrainer
 from mixkd.vocabulary import use_tokens_of
@@ -58,6 +59,7 @@ class Ours:
     block_steps = 20
 
     def __init__(self, variant: Variant, data: Data, folder: Path):
+        self.variant = variant
         self.student = build_student(data.teacher, NUM_LAYERS)
         teacher = copy.deepcopy(data.teacher)  # TextBrewer's stays as it is
         if variant.used_words:
@@ -88,7 +90,11 @@ class Ours:
         """See `Training`."""
         self.ends.clear()
         self.trainer.args.data_seed, self.trainer.args.max_steps = seed, num_steps
-        self.trainer.train()
+        with ExitStack() as stack:
+            if self.variant.first_token:
+                for model in (self.student, self.trainer.teacher, getattr(self.trainer, "asked", None)):
+                    stack.enter_context(first_token_only(model))
+            self.trainer.train()
         return list(self.ends)
 
     def loss(self, rows: Sequence[int], seed: int) -> float:

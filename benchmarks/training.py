@@ -41,6 +41,7 @@ class Variant:
         caches_logits: Whether the teacher's logits of originals were computed before.
         one_forward: Whether originals and mixed rows go through the student together.
         cheap_dropout: Whether dropout and attention are those of `mixkd.cpu`.
+        first_token: Whether the last layers compute the first token's state alone, see `first_token_only`.
         used_words: Whether only the embeddings of words that the texts use are trained, see `mixkd.vocabulary`.
         optim, max_grad_norm: As in `transformers.TrainingArguments`; 0: no clipping.
     """
@@ -52,6 +53,7 @@ class Variant:
     caches_logits: bool = True
     one_forward: bool = True
     cheap_dropout: bool = True
+    first_token: bool = True
     used_words: bool = True
     optim: str = "adamw_torch_fused"
     max_grad_norm: float = MAX_GRAD_NORM
@@ -69,6 +71,7 @@ VARIANTS: dict[str, Variant] = {
     "kd-random-order": Variant(groups_lengths=False),
     "kd-no-logit-cache": Variant(caches_logits=False),
     "kd-torch-dropout": Variant(cheap_dropout=False),
+    "kd-all-tokens": Variant(first_token=False),
     "kd-all-words": Variant(used_words=False),
     "kd-unfused-adamw": Variant(optim="adamw_torch"),
     "kd-no-clipping": Variant(max_grad_norm=0.0),
@@ -76,6 +79,7 @@ VARIANTS: dict[str, Variant] = {
     "sm+tmkd-float32": replace(_MIXUP, bf16=False),
     "sm+tmkd-random-order": replace(_MIXUP, groups_lengths=False),
     "sm+tmkd-torch-dropout": replace(_MIXUP, cheap_dropout=False),
+    "sm+tmkd-all-tokens": replace(_MIXUP, first_token=False),
     "sm+tmkd-all-words": replace(_MIXUP, used_words=False),
     "sm+tmkd-two-forwards": replace(_MIXUP, one_forward=False),
 }

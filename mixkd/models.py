@@ -2,7 +2,8 @@
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -189,6 +190,28 @@ def model_columns(model: PreTrainedModel) -> tuple[str, ...]:
     return tuple(name for name in MODEL_COLUMNS if name in accepted)
 
 
+@contextmanager
+def first_token_only(model: PreTrainedModel | None) -> Iterator[None]:
+    """Within this context a model's last layer computes the one state that its classifier reads: the first token's.
+
+    After its attention a layer works on each token alone, so the others can be dropped there without changing the
+    logits or any gradient: three quarters of the layer's products. For BERT and RoBERTa; others stay as they are, as
+    does None. The last of the hidden states has length 1.
+    """
+    if model is None or model.config.model_type not in ("bert", "roberta"):
+        yield
+        return
+
+    def keep_first(_: nn.Module, args: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+        return tuple(states[:, :1] for states in args)  # attention's output and its input, (batch, length, hidden)
+
+    hook = transformer_layers(model)[-1].attention.output.register_forward_pre_hook(keep_first)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def pad_texts(examples: Sequence[dict[str, list[int]]], pad_token_id: int) -> dict[str, Tensor]:
     """The model's columns of some tokenised examples as int64 tensors, each of shape (num_examples, longest text)."""
     return {
@@ -210,7 +233,8 @@ def predict_logits(
     Returns:
         Shape (num_examples, num_classes).
     """
-    return predict(model, dataset, lambda batch: model(**batch).logits, device, batch_size)
+    with first_token_only(model):
+        return predict(model, dataset, lambda batch: model(**batch).logits, device, batch_size)
 
 
 def predict_states(

@@ -31,7 +31,14 @@ from mixkd.experiment import Experiment
 from mixkd.interpolation import interpolation
 from mixkd.losses import label_loss
 from mixkd.metrics import compute_scores
-from mixkd.models import build_student, count_parameters, load_classifier, load_tokenizer, predict_logits
+from mixkd.models import (
+    build_student,
+    count_parameters,
+    first_token_only,
+    load_classifier,
+    load_tokenizer,
+    predict_logits,
+)
 from mixkd.runs import Options, Report
 from mixkd.store import Record, Store, UserError, content_id, is_first_process
 from mixkd.tasks import Task
@@ -196,7 +203,8 @@ def _train(
     trainer.remove_callback(PrinterCallback)  # progress is reported, and the log is kept in the record
     if experiment.num_epochs:
         try:
-            trainer.train(resume_from_checkpoint=_last_checkpoint(Path(args.output_dir)))
+            with first_token_only(trainer.model), first_token_only(trainer.teacher):
+                trainer.train(resume_from_checkpoint=_last_checkpoint(Path(args.output_dir)))
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"The device ran out of memory in {experiment.label()}; raise --gradient_accumulation_steps or "
