@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -131,6 +132,13 @@ def _finished(store: Store, run_id: str, options: Options) -> Record | None:
     found = [store.load_run(run_id) if is_first_process() else None]
     broadcast_object_list(found)
     return found[0]
+
+
+def leave_process_group() -> None:
+    """End what processes started by torchrun share: threads of gloo that outlive the interpreter abort the process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def check_teacher(teacher: Record, task: Task) -> None:

@@ -19,9 +19,15 @@ from mixkd.store import Store
 pytestmark = pytest.mark.cluster
 
 # Of every process but the first: no file gets more than 100 bytes, whichever library writes (`tempfile` tries folders
-# with 4), and what it opens, makes, renames or removes in the store from Python is printed.
+# with 4), and what it opens, makes, renames or removes in the store from Python is printed. Of every process: whether it
+# ends inside its group, whose threads then sometimes abort it.
 SITE = """\
-import os, resource, sys
+import atexit, os, resource, sys
+def tell_group():
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_initialized():
+        os.write(2, b"\\nSTILL IN ITS GROUP\\n")
+atexit.register(tell_group)
 if os.environ.get("RANK", "0") != "0":
     if os.environ["NO_FILE"] == "yes":
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
@@ -77,6 +83,7 @@ def torchrun(tmp_path, settings, root, data_dir, interval_s=60, accumulation=1, 
                f"--gradient_accumulation_steps={accumulation}"]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-20_000:]
+    assert "STILL IN ITS GROUP" not in done.stderr
     touched = [line.split(" ", 2)[1:] for line in done.stderr.splitlines() if line.startswith("TOUCHED ")]
     return done.stdout, touched
 
