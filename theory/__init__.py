@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from theory.bounds import norm_ball_rademacher, t0_bound, t0_data_bound, t1_bound, t2_bound, t3_bound
+    from theory.cell import Cell
     from theory.deviation import empirical_rademacher, sup_absolute_deviation, sup_deviation
     from theory.learners import ball_erm, min_norm, ridge
     from theory.moments import Moments
-    from theory.simulate import Cell
     from theory.studies import MASTER_SEED, STUDIES, Study, run_studies
-    from theory.worlds import WORLDS, World, build_world
+    from theory.world import World
+    from theory.worlds import WORLDS, build_world
 
 _MODULE_OF = {
     "norm_ball_rademacher": "bounds",
@@ -30,13 +31,13 @@ _MODULE_OF = {
     "min_norm": "learners",
     "ridge": "learners",
     "Moments": "moments",
-    "Cell": "simulate",
+    "Cell": "cell",
     "MASTER_SEED": "studies",
     "STUDIES": "studies",
     "Study": "studies",
     "run_studies": "studies",
     "WORLDS": "worlds",
-    "World": "worlds",
+    "World": "world",
     "build_world": "worlds",
 }
 

@@ -39,6 +39,11 @@ class Monomials:
         return (identity[list(self.left)] + identity[list(self.right)])[:, 1:]
 
 
+def constant_feature(dimension: int) -> Monomials:
+    """phi(x) = 1."""
+    return Monomials((0,), (0,), dimension)
+
+
 def linear_features(dimension: int) -> Monomials:
     """phi(x) = x."""
     return Monomials((0,) * dimension, tuple(range(1, dimension + 1)), dimension)

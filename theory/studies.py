@@ -7,9 +7,10 @@ from typing import Literal
 
 from mixkd.store import Store, UserError, atomic_path, now, provenance
 from theory.arms import Arm, Pairing
+from theory.cell import Cell
 from theory.closed_forms import mixup_excess_risk, sample_size_ratio
 from theory.laws import Shape
-from theory.simulate import Cell, simulate
+from theory.simulate import simulate
 from theory.worlds import CURVATURES, SHAPES, phase_name
 
 #: Seed of the ledger's evidence (arXiv 2011.00593), and of the pilots that its thresholds come from.

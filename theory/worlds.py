@@ -1,114 +1,43 @@
-"""Worlds: input law p, teacher f, student class and the exact population moments of their squared loss.
+"""The worlds by name, and those of them whose population moments are known in closed form.
 
-W1 to W6 are those of the theory document. Beside them: "coin", where bounds are nearly tight; "W3 d=60", W3 in
-as many dimensions; "W4 affine", W4's teacher
-with an affine student; "W6 ..." with teachers outside the class and with networks as students; "real ...", the
-empirical law of sentence embeddings; "phase SHAPE c=CURVATURE STUDENT", the worlds of the phase diagram.
+W1 to W6 are those of the theory document. Beside them: "coin", where bounds are nearly tight; "W3 d=60", W3 in as
+many dimensions; "W4 affine", W4's teacher with an affine student; "W6 ..." with teachers outside the class and with
+networks as students; "real ...", the empirical law of sentence embeddings; "phase SHAPE c=CURVATURE STUDENT".
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from mixkd.store import UserError
-from theory.closed_forms import kappa
+from theory.empirical import phase_world, real_world
 from theory.functions import (
     Cosines,
     FeatureTeacher,
     Monomials,
-    NetworkTeacher,
     PolynomialTeacher,
     StepTeacher,
     TanhTeacher,
     affine_features,
+    constant_feature,
     cosines,
     linear_features,
     quadratic_features,
     tanh_teacher,
 )
-from theory.laws import Empirical, Law, Normal, Shape, Uniform, points_of
+from theory.laws import Normal, Shape, Uniform
 from theory.moments import (
-    Array,
     Moments,
     cosine_gram,
     mixed_raw_moments,
     polynomial_moments,
-    population_of_points,
     tanh_cosine,
     tanh_gram,
     tanh_linear,
 )
-
-Learner = Literal["ball_erm", "min_norm", "ridge", "gradient_flow", "network"]
-Student = Literal["cosines", "affine", "network"]
-
-#: Entropy of the random teachers and features: they belong to the world, not to a cell.
-WORLD_SEED = 20201106
-
-
-@dataclass(frozen=True, eq=False)
-class World:
-    """Input law, teacher, students w'phi(x), and how a student is learned from a sample.
-
-    Attributes:
-        law: Law of the inputs.
-        teacher: Labels of inputs, (..., d) -> (...).
-        features: phi, (..., d) -> (..., D).
-        population: Moments of (phi(x), f(x)) under the law, exact up to rounding (tanh teachers: quadrature, 1e-12).
-            Networks have none of their own: their risk is that on `test_inputs`.
-        learner: How a student is found: least squares over the ball, of least norm, with a ridge, along its
-            gradient flow, or by gradient descent on a two-layer network.
-        mixed_population: Moments under q, for a of lam ~ Beta(a, a), where they are known in closed form.
-        radius: Students of the uniform deviation: ||w - center|| <= radius; None where there is no class.
-        center: Centre of the ball, shape (D,); None is the origin.
-        teacher_weights: The w with f = w'phi, shape (D,), where the teacher is inside the class.
-        feature_bound: sup ||phi||, where finite.
-        teacher_bound: sup |f|, where finite.
-        ridge_penalty: Coefficient of ||w||^2 beside the mean squared loss.
-        keep_weights: Whether the learned weights are part of the evidence.
-        test_inputs: Inputs on which the risk of networks is measured, shape (K, d).
-        num_units: Width of networks.
-        num_steps: Steps of their gradient descent.
-
-    Raises:
-        ValueError: If radius or ridge_penalty is not positive.
-    """
-
-    law: Law
-    teacher: Callable[[Array], Array]
-    features: Callable[[Array], Array]
-    population: Moments
-    learner: Learner
-    mixed_population: Callable[[float], Moments] | None = None
-    radius: float | None = None
-    center: Array | None = None
-    teacher_weights: Array | None = None
-    feature_bound: float | None = None
-    teacher_bound: float | None = None
-    ridge_penalty: float = 1e-3
-    keep_weights: bool = False
-    test_inputs: Array | None = None
-    num_units: int = 32
-    num_steps: int = 1500
-
-    def __post_init__(self) -> None:
-        if self.radius is not None and not self.radius > 0:
-            raise ValueError(f"radius must be positive, got {self.radius}")
-        if not self.ridge_penalty > 0:
-            raise ValueError(f"ridge_penalty must be positive, got {self.ridge_penalty}")
-
-    @property
-    def dimension(self) -> int:
-        """Number of coordinates d of an input."""
-        return self.law.dimension
-
-    def draw(self, generator: np.random.Generator, num_samples: int) -> Array:
-        """Independent inputs from p, shape (num_samples, d)."""
-        return self.law.draw(generator, num_samples)
+from theory.world import WORLD_SEED, World
 
 
 def monomial_moments(
@@ -155,25 +84,19 @@ def bounded_world(curvature: float) -> World:
 def coin_world() -> World:
     """A world in which the bounds' confidence terms are nearly tight: one student, whose losses are fair coins.
 
-    U[-1, 1]^3, f = 1 where x_1 > 0, and a ball so small that every student is h = 0: losses are 0 or 1, M = 1, and
-    the complexities vanish. The mixed law is symmetric, so disc+ is zero as well.
+    U[-1, 1]^3, f = 1 where x_1 > 0, phi = 1, and a ball so small that every student is h = 0: losses are 0 or 1, M = 1,
+    and the complexities vanish. The mixed law is symmetric, too, so that E f = 1/2 under it and disc+ = 0.
     """
-    features, law = affine_features(3), Uniform(3)
-    gram = np.diag([1.0, 1 / 3, 1 / 3, 1 / 3])
-
-    def mixed(beta_alpha: float) -> Moments:
-        # Only a and c matter for students this small; E x_1 f under q is not needed to their precision.
-        return Moments(np.diag([1.0, *[kappa(beta_alpha) / 3] * 3]), np.array([0.5, 0.25, 0.0, 0.0]), np.asarray(0.5))
-
+    population = Moments(np.ones((1, 1)), np.full(1, 0.5), np.asarray(0.5))
     return World(
-        law=law,
+        law=Uniform(3),
         teacher=StepTeacher(),
-        features=features,
-        population=Moments(gram, np.array([0.5, 0.25, 0.0, 0.0]), np.asarray(0.5)),
-        mixed_population=mixed,
+        features=constant_feature(3),
+        population=population,
+        mixed_population=lambda beta_alpha: population,
         learner="ball_erm",
         radius=1e-9,
-        feature_bound=2.0,
+        feature_bound=1.0,
         teacher_bound=1.0,
     )
 
@@ -269,70 +192,6 @@ def network_world(realisable: bool) -> World:
         num_units=32 if realisable else 4,
         num_steps=1500,
     )
-
-
-def empirical_world(
-    points: Array, teacher: Callable[[Array], Array], student: Student, generator: np.random.Generator
-) -> World:
-    """A world whose population is a set of points; students on 200 cosines or affine ones (ridge 1e-3), or networks."""
-    features: Monomials | Cosines
-    if student == "cosines":
-        variance = float(np.sum(np.var(points, axis=0)))
-        features = cosines(generator, variance, points.shape[1], 200)
-    else:
-        features = affine_features(points.shape[1])
-    return World(
-        law=Empirical(points),
-        teacher=teacher,
-        features=features,
-        population=population_of_points(features, teacher, points),
-        learner="network" if student == "network" else "ridge",
-        test_inputs=points[generator.choice(len(points), min(4000, len(points)), replace=False)],
-        num_units=16,
-        num_steps=1000,
-    )
-
-
-def phase_world(shape: Shape, curvature: float, student: Literal["cosines", "affine"]) -> World:
-    """A world of the phase diagram: f = 2 v'tanh(c W'x) with variance 1 under the law, in 10 dimensions.
-
-    Args:
-        shape: Law of the inputs.
-        curvature: c; as c -> 0 the teacher becomes linear.
-        student: Class of the students.
-    """
-    dimension = 10
-    points = points_of(shape, dimension, np.random.default_rng([WORLD_SEED, 8]))
-    raw = tanh_teacher(np.random.default_rng([WORLD_SEED, 4]), dimension)
-    teacher = TanhTeacher(raw.directions * curvature / 2.0, raw.amplitudes)  # its tanh doubles
-    teacher = TanhTeacher(teacher.directions, teacher.amplitudes / np.std(teacher(points)))
-    return empirical_world(points, teacher, student, np.random.default_rng([WORLD_SEED, 9]))
-
-
-def real_world(student: Student, embeddings: Path | None) -> World:
-    """Sentence embeddings of the VADER corpora, scaled to ||x||^2 = d, and a head trained on their ratings.
-
-    Args:
-        student: Class of the students.
-        embeddings: File of `mixkd.embeddings.export_embeddings`.
-
-    Raises:
-        UserError: If there is no such file, or it cannot be read.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if embeddings is None or not embeddings.is_file():
-        raise UserError(
-            "The sentence embeddings behind the real inputs are not there; `mixkd theory` exports them first."
-        )
-    try:
-        tensors = {name: tensor.astype(np.float64) for name, tensor in load_file(embeddings).items()}
-        points = tensors["embeddings"] * np.sqrt(tensors["embeddings"].shape[1])
-        head = NetworkTeacher(tensors["directions"], tensors["biases"], tensors["output"], float(tensors["offset"][0]))
-    except (OSError, KeyError, SafetensorError) as error:
-        raise UserError(f"{embeddings} cannot be read as sentence embeddings ({error}); delete it.") from error
-    return empirical_world(points, head, student, np.random.default_rng([WORLD_SEED, 10]))
 
 
 def quadratic_world(dimension: int) -> World:

@@ -92,3 +92,11 @@ def test_bounds_of_a_world_are_attained(name):
     inputs = np.vstack([corners, world.draw(np.random.default_rng(0), 10_000)])
     assert np.linalg.norm(world.features(inputs), axis=1).max() == pytest.approx(world.feature_bound)
     assert np.abs(world.teacher(inputs)).max() == pytest.approx(world.teacher_bound)
+
+
+def test_memorising_students_need_the_whole_complexity():
+    """All {0, 1} functions on a continuum: sup+ = 1 for every sample, Rad_n = 1/2, so T0 and T1 need their factor 2."""
+    for n in (10, 100, 10_000):
+        assert t0_bound(0.5, 1.0, n, 0.05) >= 1 and t1_bound(0.5, 1.0, n, n, 0.05) >= 1
+        assert t2_bound(0.5, 0.5, 0.0, 1.0, n, n, 0.05) >= 1
+        assert t0_bound(0.25, 1.0, n, 0.05) < 1  # a factor 1 would be contradicted by every sample

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from theory.cell import Cell
 from theory.closed_forms import kappa, mixup_excess_risk, sample_size_ratio, two_sided_limits
 from theory.deviation import sup_absolute_deviation
 from theory.functions import PolynomialTeacher, affine_features, quadratic_features
 from theory.laws import Normal
-from theory.simulate import Cell, simulate
+from theory.simulate import simulate
 from theory.worlds import linear_world, monomial_moments
 
 

@@ -9,7 +9,8 @@ import pytest
 import theory
 from mixkd.store import Store, UserError
 from theory import studies
-from theory.simulate import Cell, simulate
+from theory.cell import Cell
+from theory.simulate import simulate
 from theory.studies import MASTER_SEED, PILOT_SEED, STUDIES, Study, needs_embeddings, pilot_of, run_studies
 
 

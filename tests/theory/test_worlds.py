@@ -7,7 +7,8 @@ from theory.arms import augment
 from theory.deviation import sup_deviation
 from theory.functions import affine_features, linear_features, quadratic_features
 from theory.moments import sample_moments
-from theory.worlds import WORLDS, World, build_world, monomial_moments
+from theory.world import World
+from theory.worlds import WORLDS, build_world, monomial_moments
 
 
 def test_features_are_the_monomials_in_their_order():
