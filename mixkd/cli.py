@@ -72,7 +72,7 @@ def train(
         force: Compute again, and overwrite, what is there.
     """
     from mixkd.progress import Progress, quiet_libraries
-    from mixkd.runs import run
+    from mixkd.runs import leave_process_group, run
 
     quiet_libraries()
     with Progress(1.0, experiment.label()) as progress:
@@ -86,6 +86,7 @@ def train(
             force=force,
             report=progress.update,
         )
+    leave_process_group()
     if is_first_process():
         print(json.dumps(record.measurements, indent=1))
         print(f"Model: {Store(output).model_dir(record.run_id)}")
@@ -213,7 +214,7 @@ def theory(
         from reports.calibration import run_calibration
 
         theory(list(CLAIM_STUDIES), output, jobs, backend, device, pilot=True)
-        _say("calibrating the judge (about a minute)")
+        _say("calibrating the judge (some minutes)")
         run_calibration(store, force, jobs or os.cpu_count() or 1)
 
 

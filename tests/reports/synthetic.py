@@ -23,7 +23,7 @@ ROLES = {
         for n in (22, 440)
         for arm in ("S0", "S3 a=1 rho=4", "S3 a=0.2 rho=16")
     ],
-    "calibration": ["worlds"],
+    "calibration": ["null worlds", "effect worlds"],
 }
 
 PROVENANCE = Provenance(

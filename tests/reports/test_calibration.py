@@ -7,7 +7,7 @@ import synthetic
 
 from mixkd.store import Store
 from reports import calibration
-from reports.calibration import CalibrationCell, calibrate, registered_studies, run_calibration
+from reports.calibration import CalibrationCell, calibrate, calibration_study, registered_studies, run_calibration
 from reports.claims import LEDGER, ledger_sha256
 from reports.evidence import load
 from reports.samples import samples
@@ -26,18 +26,18 @@ def pilots(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def worlds(pilots):
-    return calibrate(pilots, range(60))
+def null_worlds(pilots):
+    return calibrate(pilots, "null", range(60))
 
 
-def test_null_worlds_are_rarely_decided(worlds):
+def test_null_worlds_are_rarely_decided(null_worlds):
     """At most 5 % plus three standard errors of 60 worlds."""
-    flags = worlds.filter(like="nothing falsely")
+    flags = null_worlds.filter(like="nothing falsely")
     assert flags.shape[1] == 4 and (flags.mean() > 0.95 - 3 * np.sqrt(0.05 * 0.95 / 60)).all()
 
 
-def test_clear_effects_are_found(worlds):
-    expected = worlds.filter(like=" as expected").mean()
+def test_clear_effects_are_found(pilots):
+    expected = calibrate(pilots, "effect", range(40)).filter(like=" as expected").mean()
     # The synthetic evidence is "good": every claim is true, so the controls are not as expected.
     for name, share in expected.items():
         claim = CLAIMS[name.removesuffix(" as expected")]
@@ -52,8 +52,11 @@ def test_clear_effects_are_found(worlds):
     assert len(expected) == sum(claim.evidence == "theory" and claim.family != "machinery" for claim in LEDGER)
 
 
-def test_intervals_cover(worlds):
-    for name, share in worlds.filter(like=" covered").mean().items():
+def test_intervals_cover(null_worlds):
+    assert (null_worlds["promised"] == 0.95).all()
+    covered = null_worlds.filter(like=" covered").mean()
+    assert len(covered) > 5
+    for name, share in covered.items():
         assert share > 0.95 - 3 * np.sqrt(0.05 * 0.95 / 60), name
 
 
@@ -68,23 +71,35 @@ def test_laws_are_moved_onto_their_threshold(pilots, claim):
 def test_a_judge_that_supports_too_easily_is_found(pilots, monkeypatch):
     """Without Holm's correction, null worlds are supported far too often."""
     monkeypatch.setattr("reports.statistics.holm", lambda p_values: p_values)
-    worlds = calibrate(pilots, range(40))
+    worlds = calibrate(pilots, "null", range(40))
     assert worlds["nothing falsely supported (confirmatory)"].mean() < 0.8
 
 
 def test_the_result_is_kept_and_registered(pilots, tmp_path, monkeypatch):
     store = Store(tmp_path)
+    few = {"null": 3, "effect": 2}
     monkeypatch.setattr(calibration, "load", lambda *_: pilots)
-    path = store.cell_data_path(run_calibration(store, num_worlds=3))
-    before = path.stat().st_mtime_ns
-    assert len(pd.read_parquet(path)) == 3
-    assert store.cell_data_path(run_calibration(store, num_worlds=3)).stat().st_mtime_ns == before
-    run_calibration(store, num_worlds=3, force=True)
-    assert path.stat().st_mtime_ns > before
-    cell = registered_studies()["calibration"].cells["worlds"]
-    assert cell == CalibrationCell(ledger_sha256()) and cell.num_replicates == 2000
+    paths = [store.cell_data_path(cell.cell_id) for cell in calibration_study(few).cells.values()]
+
+    def written():
+        return [path.stat().st_mtime_ns for path in paths]
+
+    run_calibration(store, num_worlds=few)
+    assert [len(pd.read_parquet(path)) for path in paths] == [3, 2]
+    before = written()
+    run_calibration(store, num_worlds=few)
+    assert written() == before
+    run_calibration(store, num_worlds=few, force=True)
+    assert all(late > early for late, early in zip(written(), before, strict=True))
+    cells = registered_studies()["calibration"].cells
+    assert list(cells) == ["null worlds", "effect worlds"]
+    assert list(cells.values()) == [
+        CalibrationCell("null", ledger_sha256(), 10_000),
+        CalibrationCell("effect", ledger_sha256(), 1_000),
+    ]
 
 
-def test_worlds_do_not_depend_on_their_neighbours(pilots, worlds):
-    alone = calibrate(pilots, [7])
-    pd.testing.assert_frame_equal(alone.reset_index(drop=True), worlds.loc[[7]].reset_index(drop=True), check_like=True)
+@pytest.mark.parametrize("kind", ["null", "effect"])
+def test_worlds_do_not_depend_on_their_neighbours(pilots, kind):
+    both, alone = calibrate(pilots, kind, [6, 7]), calibrate(pilots, kind, [7])
+    pd.testing.assert_frame_equal(alone, both.loc[[1]].reset_index(drop=True), check_like=True)
