@@ -19,8 +19,8 @@ from mixkd.store import Store
 pytestmark = pytest.mark.cluster
 
 # Of every process but the first: no file gets more than 100 bytes, whichever library writes (`tempfile` tries folders
-# with 4), and what it opens, makes, renames or removes in the store from Python is printed. Of every process: whether it
-# ends inside its group, whose threads then sometimes abort it.
+# with 4), and what it opens, makes, renames or removes in the store from Python is printed. Of every process: whether
+# it ends inside its group, whose threads then sometimes abort it.
 SITE = """\
 import atexit, os, resource, sys
 def tell_group():
