@@ -35,7 +35,8 @@ from benchmarks.training import (
     without_dropout,
 )
 from mixkd.cpu import use_cheap_dropout
-from mixkd.models import MODEL_COLUMNS, build_student, first_token_only
+from mixkd.forward import first_token_only
+from mixkd.models import MODEL_COLUMNS, build_student
 from mixkd.recipes import recipe
 from mixkd.trainer import DistillationTrainer
 from mixkd.vocabulary import use_tokens_of

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.timing import NotRun
 from mixkd.mixup import EpochMixup
-from mixkd.models import load_classifier, load_tokenizer, predict_logits
+from mixkd.models import load_classifier, load_tokenizer
+from mixkd.prediction import predict_logits
 from mixkd.recipes import recipe
 from mixkd.store import UserError
 from mixkd.tasks import load_task, tokenize

@@ -1,16 +1,13 @@
-"""Teachers and students: load, choose layers, count parameters, predict."""
+"""Teachers and students: load, choose layers, count parameters."""
 
 import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from datasets import Dataset
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
@@ -190,28 +187,6 @@ def model_columns(model: PreTrainedModel) -> tuple[str, ...]:
     return tuple(name for name in MODEL_COLUMNS if name in accepted)
 
 
-@contextmanager
-def first_token_only(model: PreTrainedModel | None) -> Iterator[None]:
-    """Within this context a model's last layer computes the one state that its classifier reads: the first token's.
-
-    After its attention a layer works on each token alone, so the others can be dropped there without changing the
-    logits or any gradient: three quarters of the layer's products. For BERT and RoBERTa; others stay as they are, as
-    does None. The last of the hidden states has length 1.
-    """
-    if model is None or model.config.model_type not in ("bert", "roberta"):
-        yield
-        return
-
-    def keep_first(_: nn.Module, args: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-        return tuple(states[:, :1] for states in args)  # attention's output and its input, (batch, length, hidden)
-
-    hook = transformer_layers(model)[-1].attention.output.register_forward_pre_hook(keep_first)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
 def pad_texts(examples: Sequence[dict[str, list[int]]], pad_token_id: int) -> dict[str, Tensor]:
     """The model's columns of some tokenised examples as int64 tensors, each of shape (num_examples, longest text)."""
     return {
@@ -223,81 +198,6 @@ def pad_texts(examples: Sequence[dict[str, list[int]]], pad_token_id: int) -> di
         for name in MODEL_COLUMNS
         if name in examples[0]
     }
-
-
-def predict_logits(
-    model: PreTrainedModel, dataset: Dataset, device: torch.device | str | None = None, batch_size: int = 64
-) -> NDArray[np.float32]:
-    """Logits of a tokenised dataset in eval mode and float32, in the dataset's order.
-
-    Returns:
-        Shape (num_examples, num_classes).
-    """
-    with first_token_only(model):
-        return predict(model, dataset, lambda batch: model(**batch).logits, device, batch_size)
-
-
-def predict_states(
-    model: PreTrainedModel,
-    dataset: Dataset,
-    layers: Sequence[int],
-    device: torch.device | str | None = None,
-    batch_size: int = 64,
-) -> NDArray[np.float32]:
-    """Hidden states of [CLS] in eval mode and float32, in the dataset's order.
-
-    Args:
-        model: The model to ask.
-        dataset: Tokenised examples.
-        layers: After which layers, from 1; 0 is the embeddings' output.
-        device: Where to compute; None: where the model is.
-        batch_size: Examples at a time.
-
-    Returns:
-        Shape (num_examples, len(layers), hidden).
-    """
-
-    def states(batch: dict[str, Tensor]) -> Tensor:
-        hidden = model.base_model(**batch, output_hidden_states=True).hidden_states
-        return torch.stack([hidden[layer][:, 0] for layer in layers], dim=1)
-
-    return predict(model, dataset, states, device, batch_size)
-
-
-@torch.inference_mode()
-def predict(
-    model: PreTrainedModel,
-    dataset: Dataset,
-    answer: Callable[[dict[str, Tensor]], Tensor],
-    device: torch.device | str | None = None,
-    batch_size: int = 64,
-) -> NDArray[np.float32]:
-    """What `answer` says of every example; texts are batched by length, so that little of a batch is padding.
-
-    Args:
-        model: The model to ask, in eval mode while it is asked.
-        dataset: Tokenised examples.
-        answer: From a padded batch to a tensor with one row per text.
-        device: Where to compute; None: where the model is.
-        batch_size: Examples at a time.
-    """
-    device = torch.device(device) if device is not None else model.device
-    was_training = model.training
-    model.to(device).eval()
-    columns = [name for name in model_columns(model) if name in dataset.column_names]
-    examples = dataset.select_columns(columns)
-    order = np.argsort([len(ids) for ids in dataset["input_ids"]], kind="stable")
-    answers: NDArray[np.float32] | None = None
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = pad_texts([examples[int(row)] for row in rows], model.config.pad_token_id or 0)
-        part = answer({name: tensor.to(device) for name, tensor in batch.items()}).float().cpu().numpy()
-        if answers is None:
-            answers = np.empty((len(dataset), *part.shape[1:]), dtype=np.float32)
-        answers[rows] = part
-    model.train(was_training)
-    assert answers is not None, "an empty data set has no answers"
-    return answers
 
 
 def _load(load, name, **options):  # type: ignore[no-untyped-def]

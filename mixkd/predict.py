@@ -19,7 +19,8 @@ from transformers import AutoConfig, PreTrainedModel
 
 from mixkd import evaluate, glue
 from mixkd.metrics import compute_scores, has_labels
-from mixkd.models import load_classifier, load_tokenizer, predict_logits, resolve_checkpoint
+from mixkd.models import load_classifier, load_tokenizer, resolve_checkpoint
+from mixkd.prediction import predict_logits
 from mixkd.store import UserError, atomic_path
 from mixkd.tasks import Task, labels_of, load_task, tokenize
 

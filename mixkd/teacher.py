@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from mixkd.evaluate import Part
 from mixkd.interpolation import walk
 from mixkd.mixup import flat_column
-from mixkd.models import MODEL_COLUMNS, load_classifier, predict_logits, predict_states
+from mixkd.models import MODEL_COLUMNS, load_classifier
+from mixkd.prediction import predict_logits, predict_states
 from mixkd.store import Store, UserError, atomic_path, content_id, file_sha256, is_first_process
 
 Array = NDArray[np.float32]

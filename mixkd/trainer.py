@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from mixkd.forward import mixed_inputs
 from mixkd.losses import distillation_loss, label_loss, pkd_loss
 from mixkd.mixup import EpochMixup, MixupPairs, TokenTable, epoch_order, mix_labels
-from mixkd.models import MODEL_COLUMNS, model_columns, pad_texts, predict_logits, predict_states
+from mixkd.models import MODEL_COLUMNS, model_columns, pad_texts
+from mixkd.prediction import predict_logits, predict_states
 from mixkd.recipes import Level, Recipe
 from mixkd.store import UserError
 from mixkd.tasks import labels_of

@@ -28,17 +28,12 @@ from mixkd.cpu import use_cheap_dropout
 from mixkd.evaluate import Logits, Part, evaluate, predict
 from mixkd.examples import RunExamples, load_examples
 from mixkd.experiment import Experiment
+from mixkd.forward import first_token_only
 from mixkd.interpolation import interpolation
 from mixkd.losses import label_loss
 from mixkd.metrics import compute_scores
-from mixkd.models import (
-    build_student,
-    count_parameters,
-    first_token_only,
-    load_classifier,
-    load_tokenizer,
-    predict_logits,
-)
+from mixkd.models import build_student, count_parameters, load_classifier, load_tokenizer
+from mixkd.prediction import predict_logits
 from mixkd.runs import Options, Report
 from mixkd.store import Record, Store, UserError, content_id, is_first_process
 from mixkd.tasks import Task

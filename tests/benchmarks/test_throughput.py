@@ -28,7 +28,8 @@ OURS_IN_FLOAT32 = {name: replace(variant, bf16=False) for name, variant in VARIA
 
 @pytest.fixture(scope="module")
 def data(tiny_bert, vader_folder):
-    from mixkd.models import load_classifier, load_tokenizer, predict_logits
+    from mixkd.models import load_classifier, load_tokenizer
+    from mixkd.prediction import predict_logits
     from mixkd.tasks import load_task, tokenize
 
     task, tokenizer = load_task("vader-movie", vader_folder), load_tokenizer(str(tiny_bert))

@@ -6,7 +6,7 @@ from by_hand import logits_by_hand
 from tiny_models import ARCHITECTURES, tiny_classifier
 
 from mixkd.cpu import use_cheap_dropout
-from mixkd.forward import mixed_inputs
+from mixkd.forward import first_token_only, mixed_inputs
 
 NUM_LAYERS = 3
 LEVELS = ["embeddings", 1, 2, 3]
@@ -138,3 +138,33 @@ def test_gradient_checkpointing_meets_the_same_mixed_states():
         gradients.append([parameter.grad for parameter in model.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_first_token_is_all_that_the_classifier_reads(architecture, attention):
+    """Logits and all gradients are those of the whole network; DistilBERT is left as it is."""
+    model = tiny_classifier(architecture, attention=attention)
+    texts = {
+        "input_ids": torch.randint(3, 32, (4, 9), generator=torch.Generator().manual_seed(0)),
+        "attention_mask": (torch.arange(9) < torch.tensor([[9], [4], [1], [7]])).long(),
+    }
+
+    def logits_gradients_and_length():
+        model.zero_grad()
+        outputs = model(**texts, output_hidden_states=True)
+        (outputs.logits**2).sum().backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        return outputs.logits.detach(), gradients, outputs.hidden_states[-1].shape[1]
+
+    logits, gradients, length = logits_gradients_and_length()
+    with first_token_only(model):
+        fewer_logits, fewer_gradients, fewer_length = logits_gradients_and_length()
+    torch.testing.assert_close(fewer_logits, logits)
+    assert fewer_gradients.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(fewer_gradients[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+    assert (length, fewer_length) == (9, 9 if architecture == "distilbert" else 1)
+    assert logits_gradients_and_length()[2] == 9  # and it is undone
+    with first_token_only(None):
+        pass

@@ -1,14 +1,12 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_config
-from tiny_models import ARCHITECTURES, tiny_classifier
+from tiny_models import tiny_classifier
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from mixkd.models import (
@@ -16,12 +14,8 @@ from mixkd.models import (
     checkpoint_fingerprint,
     choose_layers,
     count_parameters,
-    first_token_only,
     load_classifier,
     load_tokenizer,
-    model_columns,
-    predict_logits,
-    predict_states,
     transformer_layers,
 )
 from mixkd.store import UserError
@@ -294,100 +288,3 @@ def test_fingerprint_covers_the_files_of_a_byte_level_tokenizer(folder, name):
         (folder / name).write_text(content)
         seen.add(checkpoint_fingerprint(str(folder)))
     assert len(seen) == 3
-
-
-# ---- prediction ----
-
-
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_predictions_keep_the_order_of_the_data(tokenizer, batch_size):
-    rng = np.random.default_rng(0)
-    texts = [[2, *rng.integers(5, 29, length).tolist(), 3] for length in rng.integers(1, 20, 17)]
-    dataset = Dataset.from_dict({"input_ids": texts, "attention_mask": [[1] * len(text) for text in texts]})
-    model = classifier(hidden_dropout_prob=0.5).train()
-    logits = predict_logits(model, dataset, batch_size=batch_size)
-    assert model.training and logits.dtype == np.float32 and logits.shape == (17, 2)
-    model.eval()
-    with torch.inference_mode():
-        alone = np.concatenate([model(torch.tensor([text])).logits.numpy() for text in texts])
-    np.testing.assert_allclose(logits, alone, rtol=1e-4, atol=1e-5)
-
-
-def token_dataset(num_examples=9, seed=0):
-    """Pairs of texts of 4 to 14 tokens whose segments matter to BERT, and columns that no model takes."""
-    rng = np.random.default_rng(seed)
-    columns = {"input_ids": [], "token_type_ids": [], "attention_mask": [], "example_id": []}
-    for number in range(num_examples):
-        first, second = (rng.integers(5, 29, rng.integers(1, 6)).tolist() for _ in range(2))
-        columns["input_ids"].append([2, *first, 3, *second, 3])
-        columns["token_type_ids"].append([0] * (len(first) + 2) + [1] * (len(second) + 1))
-        columns["attention_mask"].append([1] * (len(first) + len(second) + 3))
-        columns["example_id"].append(f"id {number}")
-    return Dataset.from_dict(columns)
-
-
-EXPECTED_COLUMNS = {
-    "bert": ("input_ids", "token_type_ids", "attention_mask"),
-    "roberta": ("input_ids", "token_type_ids", "attention_mask"),
-    "distilbert": ("input_ids", "attention_mask"),
-}
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_logits_and_states_are_those_of_each_example_alone(architecture):
-    """States of [CLS] after the chosen layers, in the chosen order; 0 is the embeddings' output."""
-    model = tiny_classifier(architecture, 3, seed=1)
-    assert model_columns(model) == EXPECTED_COLUMNS[architecture]
-    dataset = token_dataset()
-    if architecture == "roberta":  # whose tokenizer gives no segments, of which it has one
-        dataset = dataset.remove_columns("token_type_ids")
-    layers = (3, 0, 1)
-    logits, states = predict_logits(model, dataset, batch_size=4), predict_states(model, dataset, layers, batch_size=4)
-    assert logits.shape == (9, 2) and states.shape == (9, 3, 32) and states.dtype == np.float32
-    outputs = {}
-    for depth, module in enumerate([model.base_model.embeddings, *transformer_layers(model)]):
-        module.register_forward_hook(lambda _, __, output, depth=depth: outputs.update({depth: output}))
-    columns = [name for name in EXPECTED_COLUMNS[architecture] if name in dataset.column_names]
-    with torch.inference_mode():
-        for row, example in enumerate(dataset):
-            alone = model(**{name: torch.tensor([example[name]]) for name in columns}).logits[0]
-            np.testing.assert_allclose(logits[row], alone, rtol=1e-4, atol=1e-5)
-            for place, layer in enumerate(layers):
-                np.testing.assert_allclose(states[row, place], outputs[layer][0, 0], rtol=1e-4, atol=1e-5)
-
-
-def test_states_leave_the_model_s_mode_alone_and_ignore_its_dropout():
-    model = classifier(hidden_dropout_prob=0.5).train()
-    states = [predict_states(model, token_dataset(), (1, 4)) for _ in range(2)]
-    assert model.training and np.array_equal(*states)
-    assert not np.array_equal(states[0], predict_states(classifier(seed=1), token_dataset(), (1, 4)))
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_first_token_is_all_that_the_classifier_reads(architecture, attention):
-    """Logits and all gradients are those of the whole network; DistilBERT is left as it is."""
-    model = tiny_classifier(architecture, attention=attention)
-    texts = {
-        "input_ids": torch.randint(3, 32, (4, 9), generator=torch.Generator().manual_seed(0)),
-        "attention_mask": (torch.arange(9) < torch.tensor([[9], [4], [1], [7]])).long(),
-    }
-
-    def logits_gradients_and_length():
-        model.zero_grad()
-        outputs = model(**texts, output_hidden_states=True)
-        (outputs.logits**2).sum().backward()
-        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        return outputs.logits.detach(), gradients, outputs.hidden_states[-1].shape[1]
-
-    logits, gradients, length = logits_gradients_and_length()
-    with first_token_only(model):
-        fewer_logits, fewer_gradients, fewer_length = logits_gradients_and_length()
-    torch.testing.assert_close(fewer_logits, logits)
-    assert fewer_gradients.keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(fewer_gradients[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
-    assert (length, fewer_length) == (9, 9 if architecture == "distilbert" else 1)
-    assert logits_gradients_and_length()[2] == 9  # and it is undone
-    with first_token_only(None):
-        pass

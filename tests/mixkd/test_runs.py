@@ -16,7 +16,7 @@ from mixkd import trainer as trainer_module
 from mixkd import training
 from mixkd.evaluate import measure
 from mixkd.experiment import Experiment
-from mixkd.models import predict_logits, predict_states
+from mixkd.prediction import predict_logits, predict_states
 from mixkd.runs import run
 from mixkd.store import Store, UserError
 from mixkd.tasks import load_task, subsample

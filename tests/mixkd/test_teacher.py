@@ -7,7 +7,7 @@ from tiny_models import tiny_classifier
 
 from mixkd import teacher as teacher_module
 from mixkd.evaluate import Part
-from mixkd.models import predict_logits, predict_states
+from mixkd.prediction import predict_logits, predict_states
 from mixkd.store import Store, UserError
 from mixkd.teacher import CachedTeacher, tokens_sha256
 

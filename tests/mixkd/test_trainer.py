@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification, TrainerCallback, Trainin
 import mixkd
 from mixkd.forward import mixed_inputs
 from mixkd.mixup import EpochMixup, epoch_order
-from mixkd.models import predict_logits
+from mixkd.prediction import predict_logits
 from mixkd.recipes import RECIPES, recipe
 from mixkd.store import UserError
 from mixkd.trainer import DistillationTrainer

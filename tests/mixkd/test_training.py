@@ -13,7 +13,7 @@ from whole_runs import plain_logits, teacher_record
 from mixkd import runs as runs_module
 from mixkd import training
 from mixkd.evaluate import measure
-from mixkd.models import predict_logits
+from mixkd.prediction import predict_logits
 from mixkd.runs import run
 from mixkd.store import Store
 from mixkd.tasks import load_task, subsample, tokenize
