@@ -18,11 +18,13 @@ import pandas as pd
 
 from mixkd.store import Store, atomic_path, content_id, now, provenance
 from reports import statistics
-from reports.claims import CONFIDENCE, LEDGER, Claim, Test, ledger_sha256
+from reports.claims import CONFIDENCE, Claim, Test
 from reports.evidence import Evidence, Study, load
+from reports.ledger import LEDGER, ledger_sha256
+from reports.results import estimate, holds
 from reports.samples import Missing, Samples, samples
 from reports.statistics import Estimate, Interval
-from reports.verdicts import claim_p_values, decide, estimate, family_p_values, holds
+from reports.verdicts import claim_p_values, decide, family_p_values
 from theory.studies import CLAIM_STUDIES, PILOT_SEED, STUDIES, pilot_of
 
 Kind = Literal["null", "effect"]

@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 #: Drawn colour -> CSS. The series are Okabe and Ito's, which colour-blind readers can tell apart.
 INK, GRID = "#101112", "#d0d1d2"
@@ -71,6 +72,21 @@ def panels(key: str, svgs: list[str], num: int, width: float, height: float = 3.
         buffer = io.StringIO()
         canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svgs.append(_inline(buffer.getvalue(), f"{key}-{len(svgs)}"))
+
+
+def log_values(axes: Axes) -> None:
+    """A logarithmic vertical axis with plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def log_sizes(axes: Axes, sizes: pd.Series) -> None:
+    """A logarithmic horizontal axis that names the sizes."""
+    ticks = sorted(sizes.unique())
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(size) for size in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _inline(svg: str, prefix: str) -> str:

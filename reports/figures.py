@@ -1,92 +1,25 @@
-"""Figures: they draw numbers that `tables` and `simulation` estimated, and compute none."""
+"""Figures: they draw numbers that `tables` estimated, beside those of the simulations, and compute none."""
 
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from reports import simulation_figures, tables
+from reports import over_n_figures, simulation_figures, tables
 from reports.claims import LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK
 from reports.drawing import MARKERS, SERIES, Figure, panel
 from reports.evidence import Evidence
 from reports.wording import RECIPES, count, interval, number
 
-ARMS = {"S0": "S0 none", "S1": "S1 fresh inputs", "S2": "S2 independent mixup", "S3": "S3 in-sample mixup"}
-
 
 def build(evidence: Evidence) -> list[Figure]:
     """Every figure that the evidence allows."""
-    gaps = tables.gap_by_n(evidence)
+    figures = [*over_n_figures.build(evidence), *simulation_figures.build(evidence)]
     seeds = tables.recipe_seeds(evidence)
-    figures = []
-    for measure in tables.GAP_MEASURES:
-        chosen = gaps[(gaps["measure"] == measure) & ~tables.is_rounding(gaps)]
-        exact = sorted(set(gaps["world"]) - set(chosen["world"]))
-        if len(chosen):
-            figures.append(_gap_figure(chosen, measure, exact))
-    figures += simulation_figures.build(evidence)
     for measure in ("test_score", "generalization_gap"):
         if len(seeds):
             figures.append(_recipe_figure(seeds, measure))
     if len(models := tables.size_latency_score(evidence)):
         figures.append(_size_figure(models))
     return figures
-
-
-def _gap_figure(data: pd.DataFrame, measure: str, exact: list[str]) -> Figure:
-    key, name = {
-        "sup_one_sided": ("deviation", "one-sided uniform deviation"),
-        "generalization_gap": ("learned-gap", "learned generalization gap"),
-    }[measure]
-    svgs: list[str] = []
-    for world, group in data.groupby("world"):
-        with panel(key, svgs) as axes:
-            _draw_arms(axes, group)
-            axes.set(xlabel="originals n", ylabel=f"{name}\n(squared loss)", title=f"World {world}")
-            if measure == "sup_one_sided":
-                axes.set_yscale("log")
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-                axes.yaxis.set_minor_locator(NullLocator())
-    ends = data[data["num_samples"].isin([data["num_samples"].min(), data["num_samples"].max()])]
-    alt = "; ".join(
-        f"{row['world']}, {row['arm']}, n = {row['num_samples']}: "
-        f"{number(row['mean'])} {interval(row['low'], row['high'])}"
-        for row in ends.to_dict("records")
-    )
-    return Figure(
-        key,
-        f"{name[0].upper()}{name[1:]}: {_effect(data, 'S3', 'in-sample mixup (S3)', ('shrinks', 'enlarges'))}; "
-        f"{_effect(data, 'S1', 'fresh inputs (S1)', ('shrink', 'enlarge'))}",
-        f"Mean {name} by number of originals, with 95 % intervals over "
-        f"{count(int(data['num_replicates'].max()), 'replicate')}; every arm adds as many inputs as there are "
-        f"originals. The teacher is inside the student's class in W1 and outside in W2."
-        + (f" Not drawn: {', '.join(exact)}, where it is zero but for rounding." if exact else ""),
-        tuple(svgs),
-        f"Line charts of the mean {name}. {alt}.",
-        data,
-        f"mixkd theory {tables.GAP_STUDY}",
-    )
-
-
-def _effect(data: pd.DataFrame, arm: str, name: str, verbs: tuple[str, str]) -> str:
-    """In how many settings an arm differs from none, by its paired interval."""
-    rows = data[(data["arm"] == arm) & data["difference"].notna()]
-    smaller, larger = (rows["difference_high"] < 0).sum(), (rows["difference_low"] > 0).sum()
-    return f"{name} {verbs[0]} it in {smaller} of {len(rows)} settings and {verbs[1]} it in {larger}"
-
-
-def _draw_arms(axes: Axes, group: pd.DataFrame) -> None:
-    for k, (arm, label) in enumerate(ARMS.items()):
-        rows = group[group["arm"] == arm].sort_values("num_samples")
-        axes.fill_between(rows["num_samples"], rows["low"], rows["high"], color=SERIES[k], alpha=0.25, linewidth=0)
-        sns.lineplot(rows, x="num_samples", y="mean", color=SERIES[k], marker=MARKERS[k], label=label, ax=axes,
-                     errorbar=None, markeredgecolor="none")  # fmt: skip
-    sizes = sorted(group["num_samples"].unique())
-    axes.set_xscale("log")
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.legend(fontsize=8.5)
 
 
 def _recipe_figure(seeds: pd.DataFrame, measure: str) -> Figure:

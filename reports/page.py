@@ -15,9 +15,10 @@ from markupsafe import Markup
 from mixkd.store import Problem, Store, atomic_path, now, provenance, write_text
 from reports import figures, simulation, tables, wording
 from reports.calibration import registered_studies
-from reports.claims import CONFIDENCE, LEVEL, LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK, Outcome, ledger_sha256
+from reports.claims import CONFIDENCE, LEVEL, LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK, Outcome
 from reports.drawing import Figure
 from reports.evidence import Evidence, Study, latest, load
+from reports.ledger import ledger_sha256
 from reports.verdicts import Judged, evidence_frame, judge_all
 
 #: Outcome -> its sign, shown beside the word.

@@ -8,18 +8,15 @@ import numpy as np
 import pandas as pd
 
 from reports import wording
-from reports.claims import DELTA, EPSILON, LEDGER
 from reports.evidence import Evidence, is_limited
+from reports.ledger import LEDGER
 from reports.samples import Missing, samples
 from reports.statistics import (
     Interval,
     coverage_estimate,
-    least_sample_sizes,
     mean_estimate,
     median_estimate,
     ratio_estimate,
-    sample_size_interval,
-    slope_estimate,
 )
 
 #: The four quantities that are always reported together.
@@ -29,18 +26,9 @@ QUANTITIES = {
     "generalization_gap": "learned gap",
     "population_risk": "risk",
 }
-_SIZE_ROLE = re.compile(r"(?:(?P<world>W\d) )?(?P<arm>S\d) n=(?P<n>\d+)")
 _PHASE_ROLE = re.compile(
     r"phase (?P<shape>\S+) c=(?P<curvature>\S+) (?P<student>\S+) n=(?P<n>\d+) S3 a=(?P<a>\S+) rho=(?P<rho>\d+)"
 )
-
-
-def _sized(evidence: Evidence, study: str) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """The cells of a study whose roles end in "ARM n=...", with what their roles say."""
-    for (own, role), cell in evidence.cells.items():
-        found = _SIZE_ROLE.fullmatch(role) if own == study else None
-        if found:
-            yield {"world": found["world"], "arm": found["arm"], "num_samples": int(found["n"])}, cell
 
 
 def quantities(evidence: Evidence) -> pd.DataFrame:
@@ -55,23 +43,6 @@ def quantities(evidence: Evidence) -> pd.DataFrame:
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
         rows.append(row)
     return pd.DataFrame(rows).replace([np.inf, -np.inf], np.nan)
-
-
-def coverage(evidence: Evidence) -> pd.DataFrame:
-    """The bound of every arm against the 95 % quantile of its deviation, and how often it holds."""
-    rows = []
-    for row, cell in _sized(evidence, "gap_by_n"):
-        if "bound" not in cell:
-            continue
-        covered = (cell["sup_one_sided"] <= cell["bound"]).sum()
-        share = coverage_estimate(int(covered), len(cell), 0.95)
-        quantile = cell["sup_one_sided"].quantile(0.95)
-        rows.append(
-            row
-            | {"bound": cell["bound"].mean(), "quantile": quantile, "slack": cell["bound"].mean() / quantile}
-            | {"coverage": share.effect, "low": share.low, "high": share.high, "num_replicates": len(cell)}
-        )
-    return pd.DataFrame(rows)
 
 
 def mutations(evidence: Evidence) -> pd.DataFrame:
@@ -92,59 +63,6 @@ def mutations(evidence: Evidence) -> pd.DataFrame:
                 | {"coverage": share.effect, "low": share.low, "high": share.high, "told": share.high < 0.95}
                 | {"slack": cell[column].mean() / cell["sup_one_sided"].quantile(0.95)}
             )
-    return pd.DataFrame(rows)
-
-
-def rates(evidence: Evidence) -> pd.DataFrame:
-    """Slope of the log deviation over log n for every world and arm, with its HC3 interval, and the fitted line.
-
-    Under mixup the deviation has a plateau, and no line is fitted through it.
-
-    Returns:
-        One row per world, arm and n: slope, low, high, num_values (of the fit), mean (geometric, of the deviation at
-        this n) and fitted (on the line).
-    """
-    cells: dict[tuple[str, str], list[pd.DataFrame]] = {}
-    for row, cell in _sized(evidence, "gap_by_n"):
-        values = pd.DataFrame({"n": row["num_samples"], "value": cell["sup_one_sided"]})
-        cells.setdefault((row["world"], row["arm"]), []).append(values)
-    rows = []
-    for (world, arm), parts in cells.items():
-        whole = pd.concat(parts)
-        slope = low = high = np.nan
-        if arm in ("S0", "S1"):
-            slope, low, high, *_ = slope_estimate(whole["n"], whole["value"], -0.5)
-        logs = whole.transform("log")
-        for n, mean in logs.groupby("n")["value"].mean().items():
-            fitted = logs["value"].mean() + slope * (float(str(n)) - logs["n"].mean())
-            fit = {"slope": slope, "low": low, "high": high, "num_values": len(whole)}
-            rows.append({"world": world, "arm": arm, "num_samples": n, **fit, "mean": mean, "fitted": fitted})
-    frame = pd.DataFrame(rows)
-    if len(frame):
-        frame[["num_samples", "mean", "fitted"]] = np.exp(frame[["num_samples", "mean", "fitted"]])
-        frame["num_samples"] = frame["num_samples"].round().astype(int)
-    return frame
-
-
-def sample_sizes(evidence: Evidence) -> pd.DataFrame:
-    """n*(EPSILON, DELTA) of every world and arm with its bootstrap interval; missing where no size reaches EPSILON."""
-    cells: dict[tuple[str, str], dict[int, pd.Series]] = {}
-    for row, cell in _sized(evidence, "gap_by_n"):
-        cells.setdefault((row["world"], row["arm"]), {})[row["num_samples"]] = cell["sup_one_sided"]
-    rows = []
-    for (world, arm), deviations in cells.items():
-        found = sample_size_interval(least_sample_sizes(deviations, EPSILON, DELTA))
-        largest = max(deviations)
-        rows.append({"world": world, "arm": arm, **found._asdict(), "largest_size": largest})
-    return pd.DataFrame(rows).replace([np.inf, -np.inf], np.nan)
-
-
-def identification(evidence: Evidence) -> pd.DataFrame:
-    """Median risk of students of a quadratic over the number of originals, with its interval."""
-    rows = []
-    for row, cell in _sized(evidence, "identification"):
-        median = median_estimate(cell["population_risk"], 0.0)
-        rows.append(row | {"median": median.effect, "low": median.low, "high": median.high})
     return pd.DataFrame(rows)
 
 

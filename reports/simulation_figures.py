@@ -7,15 +7,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullLocator, StrMethodFormatter
+from matplotlib.ticker import NullLocator
 
 from reports import simulation
-from reports.claims import DELTA, EPSILON
-from reports.drawing import INK, MARKERS, SERIES, Figure, panel, panels
+from reports.drawing import INK, MARKERS, SERIES, Figure, log_values, panel, panels
 from reports.evidence import Evidence
-from reports.wording import count, interval, number
+from reports.wording import interval, number, replicates
 
-_ARMS = ("S0", "S1", "S2", "S3")
 _SHAPES = ("isotropic", "anisotropic", "mixture", "heavy-tailed", "manifold")
 _MEASURES = {"generalization_gap": "learned gap", "population_risk": "risk"}
 _CELL_INK, _CELL_HATCH = "#131415", "#777879"  # on coloured cells, which are the same on every page
@@ -23,13 +21,6 @@ _CELL_INK, _CELL_HATCH = "#131415", "#777879"  # on coloured cells, which are th
 
 def build(evidence: Evidence) -> Iterator[Figure]:
     """Every figure of the simulations that the evidence allows, beside those over n."""
-    if len(data := simulation.coverage(evidence)):
-        yield _coverage(data)
-    if len(data := simulation.rates(evidence)):
-        yield _rates(data)
-        yield _sample_sizes(simulation.sample_sizes(evidence))
-    if len(data := simulation.identification(evidence)):
-        yield _identification(data)
     if len(data := simulation.trainings(evidence)):
         yield _trainings(data)
     if len(data := simulation.ratios(evidence)):
@@ -39,132 +30,6 @@ def build(evidence: Evidence) -> Iterator[Figure]:
     if len(data := simulation.phase(evidence)):
         yield _phase(data)
         yield _phase_mixup(data)
-
-
-def _coverage(data: pd.DataFrame) -> Figure:
-    svgs: list[str] = []
-    for world, group in data.groupby("world"):
-        with panel("coverage", svgs) as axes:
-            for arm, rows in group.groupby("arm"):
-                k = _ARMS.index(str(arm))
-                rows = rows.sort_values("num_samples")
-                axes.plot(rows["num_samples"], rows["bound"], color=SERIES[k], marker=MARKERS[k], linestyle="--")
-                axes.plot(rows["num_samples"], rows["quantile"], color=SERIES[k], marker=MARKERS[k], label=arm)
-            _log_sizes(axes, group["num_samples"])
-            _log_values(axes)
-            axes.set(xlabel="originals n", ylabel="one-sided deviation (squared loss)", title=f"World {world}")
-            axes.legend(fontsize=8.5, loc="lower left", title="bound dashed, 95 % quantile solid", title_fontsize=8.5)
-    held = (data["coverage"] == 1).sum()
-    tightest = data.sort_values("slack").to_dict("records")[0]
-    title = (
-        f"The bounds hold in every replicate in {held} of {len(data)} settings; they are {number(data['slack'].min())} "
-        f"to {number(data['slack'].max())} times the quantile they bound"
-    )
-    return Figure(
-        "coverage",
-        title,
-        f"Bounds T0 to T3 and the 95 % quantile of what they bound, over {_replicates(data)}. "
-        f"The tightest: {tightest['world']} {tightest['arm']} at n = {tightest['num_samples']}, coverage "
-        f"{number(tightest['coverage'])} {interval(tightest['low'], tightest['high'])} (Clopper and Pearson).",
-        tuple(svgs),
-        f"Line charts of bounds and quantiles. {title}.",
-        data,
-        "mixkd theory gap_by_n",
-    )
-
-
-def _rates(data: pd.DataFrame) -> Figure:
-    svgs: list[str] = []
-    for world, group in data.groupby("world"):
-        with panel("rate", svgs) as axes:
-            for arm, rows in group.groupby("arm"):
-                k = _ARMS.index(str(arm))
-                rows = rows.sort_values("num_samples")
-                slope, low, high = rows[["slope", "low", "high"]].to_numpy()[0]
-                label = f"{arm}: slope {number(slope)} {interval(low, high)}" if slope < 0 else f"{arm}: no line"
-                axes.plot(rows["num_samples"], rows["mean"], MARKERS[k], color=SERIES[k], label=label)
-                axes.plot(rows["num_samples"], rows["fitted"], color=SERIES[k], linewidth=1)
-            _log_sizes(axes, group["num_samples"])
-            _log_values(axes)
-            axes.set(xlabel="originals n", ylabel="one-sided deviation (squared loss)", title=f"World {world}")
-            axes.legend(fontsize=8, loc="lower left")
-    fits = data.drop_duplicates(["world", "arm"]).to_dict("records")
-    told = "; ".join(
-        f"{row['world']} {row['arm']} {number(row['slope'])}" for row in fits if row["arm"] in ("S0", "S1")
-    )
-    return Figure(
-        "rate",
-        f"Without mixup the deviation falls like the root of n: slopes {told}",
-        "Geometric mean of the one-sided deviation and the line fitted to all replicates in logs "
-        f"({fits[0]['num_values']:,} of each arm), with HC3 intervals of the slope. Under mixup (S2, S3) the deviation "
-        "does not fall to zero, and no line is fitted.",
-        tuple(svgs),
-        f"Line charts of the deviation over n. Slopes: {told}.",
-        data,
-        "mixkd theory gap_by_n",
-    )
-
-
-def _sample_sizes(data: pd.DataFrame) -> Figure:
-    svgs: list[str] = []
-    drawn = data.dropna(subset="effect")
-    with panel("sample-size", svgs, width=5.6) as axes:
-        for place, row in enumerate(drawn.to_dict("records")):
-            k = _ARMS.index(row["arm"])
-            reach = None if pd.isna(row["high"]) else [[row["effect"] - row["low"]], [row["high"] - row["effect"]]]
-            axes.errorbar([place], [row["effect"]], yerr=reach, fmt=MARKERS[k], color=SERIES[k], capsize=3)
-        axes.set_xticks(range(len(drawn)), [f"{row['world']}\n{row['arm']}" for row in drawn.to_dict("records")])
-        axes.set(ylabel=f"originals for a deviation of {EPSILON:g}")
-        axes.set_ylim(bottom=0)
-        axes.grid(visible=False, axis="x")
-    never = [f"{row['world']} {row['arm']}" for row in data[data["effect"].isna()].to_dict("records")]
-    sizes = "; ".join(
-        f"{row['world']} {row['arm']}: {number(round(row['effect']))} {interval(row['low'], row['high'])}"
-        for row in drawn.to_dict("records")
-    )
-    lacking = f"; not reached with {data['largest_size'].max():,} by {', '.join(never)}" if never else ""
-    return Figure(
-        "sample-size",
-        f"Originals needed for a one-sided deviation of at most {EPSILON:g}: {sizes}{lacking}",
-        f"The least n with P(deviation at most {EPSILON:g}) at least {1 - DELTA:g}, by a monotone search over the "
-        "sizes simulated, with 95 % bootstrap intervals; every arm adds as many inputs as there are originals.",
-        tuple(svgs),
-        f"Chart of least sample sizes. {sizes}{lacking}.",
-        data,
-        "mixkd theory gap_by_n",
-    )
-
-
-def _identification(data: pd.DataFrame) -> Figure:
-    svgs: list[str] = []
-    names = {"S0": "originals alone", "S3": "with one mixup per pair"}
-    with panel("identification", svgs, width=5.6) as axes:
-        for arm, rows in data.groupby("arm"):
-            k = _ARMS.index(str(arm))
-            rows = rows.sort_values("num_samples")
-            axes.fill_between(rows["num_samples"], rows["low"], rows["high"], color=SERIES[k], alpha=0.25, linewidth=0)
-            axes.plot(rows["num_samples"], rows["median"], color=SERIES[k], marker=MARKERS[k], label=names[str(arm)])
-        _log_values(axes)
-        axes.set(xlabel="originals n", ylabel="median risk (squared loss)")
-        axes.legend(fontsize=8.5)
-    found = {
-        arm: int(rows.loc[rows["median"] < 1e-8, "num_samples"].min())
-        for arm, rows in data.groupby("arm")
-        if (rows["median"] < 1e-8).any()
-    }
-    title = "; ".join(f"{names[str(arm)]}, from n = {n}" for arm, n in found.items())
-    return Figure(
-        "identification",
-        f"A quadratic in six dimensions is found {title}"
-        if title
-        else "No number of originals identifies the quadratic",
-        "Median risk of min-norm students on all 28 monomials up to degree 2 in world W5, with its 95 % interval. One "
-        "mixup per pair asks the teacher at new points, which is why d + 1 = 7 originals are enough.",
-        tuple(svgs),
-        f"Line chart of the median risk over the number of originals. {title}.",
-        data,
-        "mixkd theory identification",
-    )
 
 
 def _trainings(data: pd.DataFrame) -> Figure:
@@ -177,7 +42,7 @@ def _trainings(data: pd.DataFrame) -> Figure:
                 color = SERIES[3 - 2 * k]
                 axes.fill_between(rows["progress"], rows["low"], rows["high"], color=color, alpha=0.25, linewidth=0)
                 axes.plot(rows["progress"], rows["median"], color=color, marker=MARKERS[k], markevery=5, label=label)
-            _log_values(axes)
+            log_values(axes)
             axes.set(xlabel="log training time", title=student)
             axes.set_xticks([0, 1], ["start", "end"])
         grid[0].set_ylabel("risk over its least")
@@ -191,7 +56,7 @@ def _trainings(data: pd.DataFrame) -> Figure:
     return Figure(
         "training",
         f"Final risk over the least risk on the way: {title}",
-        f"Median over {_replicates(data)} of the risk along training (20 originals, "
+        f"Median over {replicates(data)} of the risk along training (20 originals, "
         "200 mixed inputs) over each replicate's least, with 95 % intervals. Realisable and misspecified: gradient "
         "flow of 300 random cosines in closed form; networks: gradient descent of two tanh layers, 32 units (which "
         "can represent the teacher) and 4 (which cannot).",
@@ -224,7 +89,7 @@ def _ratios(data: pd.DataFrame) -> Figure:
     return Figure(
         "ratios",
         f"Mean uniform deviations against their references: {told}",
-        f"Squares: ratio of means with Fieller's 95 % interval over up to {_replicates(data)}, paired on the same "
+        f"Squares: ratio of means with Fieller's 95 % interval over up to {replicates(data)}, paired on the same "
         "originals. Triangles: registered thresholds, pointing to where the claim holds.",
         tuple(svgs),
         f"Chart of ratios. {told}.",
@@ -237,12 +102,11 @@ def _ratios(data: pd.DataFrame) -> Figure:
 def _contrasts(data: pd.DataFrame) -> Figure:
     svgs: list[str] = []
     settings = list(dict.fromkeys(zip(data["study"], data["setting"], strict=True)))
+    by_setting = {(row["measure"], row["study"], row["setting"]): row for row in data.to_dict("records")}
     with panels("contrasts", svgs, 2, width=8.0, height=1.0 + 0.32 * len(settings)) as grid:
         for axes, (measure, name) in zip(grid, _MEASURES.items(), strict=True):
             for place, key in enumerate(settings):
-                row = data[(data["measure"] == measure) & (data["study"] == key[0]) & (data["setting"] == key[1])].iloc[
-                    0
-                ]
+                row = by_setting[measure, *key]
                 k = 2 if row["high"] < 0 else 3 if row["low"] > 0 else 0
                 reach = [[row["change"] - row["low"]], [row["high"] - row["change"]]]
                 axes.errorbar([row["change"]], [place], xerr=reach, fmt=MARKERS[k], color=SERIES[k], capsize=3)
@@ -289,7 +153,7 @@ def _phase(data: pd.DataFrame) -> Figure:
         _answer(data),
         "Change of the learned gap and of the risk under in-sample mixup (a = 1, four mixups per original), in % of "
         "the risk without it: blue smaller, orange larger, hatched where the 95 % interval holds no change; paired, "
-        f"{_replicates(data)}. Columns are laws of the inputs in ten dimensions; the teacher is 2 v'tanh(c W'x) with "
+        f"{replicates(data)}. Columns are laws of the inputs in ten dimensions; the teacher is 2 v'tanh(c W'x) with "
         "variance 1, nearly linear at c = 0.25. Students: ridge regression on 200 random cosines, or affine.",
         tuple(svgs),
         f"Maps of the change over n / D and curvature. {_answer(data)}.",
@@ -346,50 +210,19 @@ def _draw_map(axes: Axes, data: pd.DataFrame, row_name: str) -> None:
     """Cells coloured by the change, with its number in %, hatched where the interval holds zero."""
     if data.empty:
         return
-    columns, rows = (
-        sorted(data["ratio"].unique()),
-        list(dict.fromkeys(data.sort_values(["a", "rho", row_name])[row_name])),
-    )
+    columns = sorted(data["ratio"].unique())
+    rows = list(dict.fromkeys(data.sort_values(["a", "rho", row_name])[row_name]))
     colors, norm = sns.diverging_palette(245, 40, s=85, l=60, as_cmap=True), Normalize(-1, 1)
     for cell in data.to_dict("records"):
         x, y = columns.index(cell["ratio"]), rows.index(cell[row_name])
-        unclear = cell["low"] <= 0 <= cell["high"]
-        axes.add_patch(
-            Rectangle(
-                (x - 0.5, y - 0.5), 1, 1, facecolor=colors(norm(cell["change"])), linewidth=0, edgecolor=_CELL_HATCH,
-                hatch="////" if unclear else None,
-            )
-        )  # fmt: skip
-        axes.text(
-            x,
-            y,
-            f"{100 * cell['change']:+.0f}".replace("-", "\N{MINUS SIGN}"),
-            ha="center",
-            va="center",
-            fontsize=7.5,
-            color=_CELL_INK,
-        )
+        hatch = "////" if cell["low"] <= 0 <= cell["high"] else None
+        look = {"facecolor": colors(norm(cell["change"])), "edgecolor": _CELL_HATCH, "hatch": hatch, "linewidth": 0}
+        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **look))
+        percent = f"{100 * cell['change']:+.0f}".replace("-", "\N{MINUS SIGN}")
+        axes.text(x, y, percent, ha="center", va="center", fontsize=7.5, color=_CELL_INK)
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5))
     axes.set_xticks(range(len(columns)), [f"{value:.2g}" for value in columns], fontsize=8)
-    axes.set_yticks(
-        range(len(rows)), [f"{value:g}" if isinstance(value, float) else value for value in rows], fontsize=8
-    )
+    names = [f"{value:g}" if isinstance(value, float) else value for value in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(visible=False)
-
-
-def _replicates(data: pd.DataFrame) -> str:
-    return count(int(data["num_replicates"].max()), "replicate")
-
-
-def _log_values(axes: Axes) -> None:
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _log_sizes(axes: Axes, sizes: pd.Series) -> None:
-    ticks = sorted(sizes.unique())
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, [str(size) for size in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())

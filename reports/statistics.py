@@ -5,7 +5,6 @@ says nothing about its own spread (one pair, or differences that are all equal) 
 and both p-values are 1: such a sample never decides anything.
 """
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +16,10 @@ from reports.claims import CONFIDENCE, LEVEL
 
 Array = NDArray[Any]
 
-_TAIL = (1 - CONFIDENCE) / 2
+#: What a 95 % interval leaves out on either side.
+TAIL = (1 - CONFIDENCE) / 2
 #: Half the width of a 95 % interval, in standard errors of a normal law.
-Z = float(stats.norm.isf(_TAIL))
+Z = float(stats.norm.isf(TAIL))
 _NUM_SIGN_FLIPS = 1999
 
 
@@ -69,7 +69,7 @@ def mean_estimate(values: ArrayLike, threshold: float = 0.0) -> Estimate:
         return _undecided(mean)
     df = len(values) - 1
     standard_error = values.std(ddof=1) / np.sqrt(len(values))
-    half_width = stats.t.isf(_TAIL, df) * standard_error
+    half_width = stats.t.isf(TAIL, df) * standard_error
     t = (mean - threshold) / standard_error
     return Estimate(mean, mean - half_width, mean + half_width, float(stats.t.cdf(t, df)), float(stats.t.sf(t, df)))
 
@@ -95,7 +95,7 @@ def ratio_estimate(arm: ArrayLike, reference: ArrayLike, threshold: float = 1.0)
         return _undecided(ratio)
     n = len(arm)
     # Roots of (mean(arm) - c mean(reference))^2 = t^2 var(mean(arm - c reference)), a quadratic in c.
-    (var_arm, cov), (_, var_reference) = np.cov(arm, reference) / n * stats.t.isf(_TAIL, n - 1) ** 2
+    (var_arm, cov), (_, var_reference) = np.cov(arm, reference) / n * stats.t.isf(TAIL, n - 1) ** 2
     a = reference.mean() ** 2 - var_reference
     b = arm.mean() * reference.mean() - cov
     c = arm.mean() ** 2 - var_arm
@@ -126,7 +126,7 @@ def median_estimate(values: ArrayLike, threshold: float) -> Estimate:
     """
     ordered = np.sort(np.asarray(values, dtype=float))
     n = len(ordered)
-    k = int(stats.binom.ppf(_TAIL, n, 0.5))  # P(fewer than k values below the median) <= _TAIL
+    k = int(stats.binom.ppf(TAIL, n, 0.5))  # P(fewer than k values below the median) <= TAIL
     low, high = (ordered[k - 1], ordered[n - k]) if k else (-np.inf, np.inf)
     num_below, num_above = int((ordered < threshold).sum()), int((ordered > threshold).sum())
     return Estimate(
@@ -158,65 +158,6 @@ def slope_estimate(sizes: ArrayLike, values: ArrayLike, threshold: float) -> Est
     t = (fit.params[1] - threshold) / fit.bse[1]
     df = fit.df_resid
     return Estimate(float(fit.params[1]), low, high, float(stats.t.cdf(t, df)), float(stats.t.sf(t, df)))
-
-
-def least_sample_size(sizes: ArrayLike, quantiles: ArrayLike, epsilon: float) -> float:
-    """The least n whose quantile is at most epsilon, by a monotone search.
-
-    Quantiles are made non-increasing in n (isotonic regression of their logs) and interpolated linearly in logs.
-
-    Args:
-        sizes: n, increasing, shape (K,).
-        quantiles: The (1 - delta) quantile of the deviation at every n, positive, shape (K,).
-        epsilon: What the deviation must not exceed.
-
-    Returns:
-        n*; infinity if no size reaches epsilon, and the smallest size if it does already.
-    """
-    from sklearn.isotonic import isotonic_regression
-
-    x, y = np.log(np.asarray(sizes, dtype=float)), isotonic_regression(np.log(quantiles), increasing=False)
-    reached = np.flatnonzero(y <= np.log(epsilon))
-    if not len(reached):
-        return np.inf
-    k = reached[0]
-    if k == 0:
-        return float(np.exp(x[0]))
-    share = (y[k - 1] - np.log(epsilon)) / (y[k - 1] - y[k])
-    return float(np.exp(x[k - 1] + share * (x[k] - x[k - 1])))
-
-
-def least_sample_sizes(deviations: Mapping[int, ArrayLike], epsilon: float, delta: float, num: int = 400) -> Array:
-    """n*(epsilon, delta) of the replicates, and of bootstrap resamples of them.
-
-    All arms that are given the same numbers of replicates are resampled alike, so that their ratios stay paired.
-
-    Args:
-        deviations: n -> replicates of sup+, in the order of the replicates.
-        epsilon: What the deviation must not exceed ...
-        delta: ... with probability 1 - delta.
-        num: Number of resamples.
-
-    Returns:
-        Shape (1 + num,): the estimate, then the resamples.
-    """
-    rng = np.random.default_rng(0)
-    sizes = sorted(deviations)
-    quantiles = []
-    for n in sizes:
-        values = np.asarray(deviations[n], dtype=float)
-        rows = rng.integers(len(values), size=(num, len(values)))
-        quantiles.append([np.quantile(values, 1 - delta), *np.quantile(values[rows], 1 - delta, axis=1)])
-    return np.array([least_sample_size(sizes, column, epsilon) for column in np.transpose(quantiles)])
-
-
-def sample_size_interval(sizes: Array) -> Interval:
-    """The estimate and the percentile interval of `least_sample_sizes`, or of a ratio of two of them."""
-    finite = sizes[np.isfinite(sizes)]
-    if not np.isfinite(sizes[0]) or len(finite) < len(sizes):
-        return Interval(float(sizes[0]), float(finite.min()) if len(finite) else np.inf, np.inf)
-    low, high = np.quantile(sizes[1:], [_TAIL, 1 - _TAIL])
-    return Interval(float(sizes[0]), float(low), float(high))
 
 
 def exact_estimate(deviation: float, tolerance: float) -> Estimate:

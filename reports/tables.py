@@ -1,62 +1,13 @@
 """The numbers behind the figures and tables of the report: estimates with their intervals, as data frames."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from reports.evidence import Evidence, is_limited, latest
-from reports.statistics import mean_estimate, ratio_estimate
+from reports.statistics import mean_estimate
 from reports.wording import RECIPES
-
-GAP_STUDY = "gap_by_n"
-GAP_MEASURES = ("sup_one_sided", "generalization_gap")
-
-
-def is_rounding(gaps: pd.DataFrame) -> pd.Series:
-    """Whether a row belongs to a world and measure that is zero but for rounding.
-
-    Where the learner finds the teacher exactly, as in W1, the learned gap is, and differences are no finding.
-    """
-    largest = gaps.groupby(["world", "measure"])["mean"].transform(lambda means: means.abs().max())
-    return largest < 1e-12
-
-
-def gap_by_n(evidence: Evidence) -> pd.DataFrame:
-    """Mean deviation and learned gap of every world, arm and n, and its difference from S0 on the same originals.
-
-    Returns:
-        One row per world, arm, num_samples and measure: mean, low, high (95 %); difference, difference_low,
-        difference_high; for the deviation, which is positive, also ratio, ratio_low, ratio_high.
-    """
-    return pd.DataFrame(
-        _gap_rows(evidence),
-        columns=[
-            "world", "arm", "num_samples", "measure", "num_replicates", "mean", "low", "high",
-            "difference", "difference_low", "difference_high", "ratio", "ratio_low", "ratio_high",
-        ],
-    ).sort_values(["measure", "world", "arm", "num_samples"], ignore_index=True)  # fmt: skip
-
-
-def _gap_rows(evidence: Evidence) -> Iterator[list[Any]]:
-    for (study, role), cell in evidence.cells.items():
-        if study != GAP_STUDY:
-            continue
-        world, arm, size = role.split(" ")  # "W1 S0 n=20"
-        baseline = evidence.cells.get((study, f"{world} S0 {size}"))
-        for measure in GAP_MEASURES:
-            if measure not in cell:
-                continue
-            mean, low, high, *_ = mean_estimate(cell[measure])
-            row = [world, arm, int(size.removeprefix("n=")), measure, len(cell), mean, low, high]
-            if arm == "S0" or baseline is None:
-                yield [*row, *[None] * 6]
-                continue
-            pair = pd.DataFrame({"arm": cell[measure], "S0": baseline[measure]}).dropna()
-            difference = mean_estimate(pair["arm"] - pair["S0"])[:3]
-            ratio = ratio_estimate(pair["arm"], pair["S0"])[:3] if measure == "sup_one_sided" else [None] * 3
-            yield [*row, *difference, *ratio]
 
 
 def recipe_seeds(evidence: Evidence) -> pd.DataFrame:

@@ -2,6 +2,8 @@
 
 import math
 
+import pandas as pd
+
 from reports.claims import Claim, Test
 from reports.statistics import Estimate
 
@@ -58,6 +60,11 @@ def p_value(p: float) -> str:
 def count(num: int, singular: str) -> str:
     """A number and its noun: "1 seed", "2,000 replicates"."""
     return f"{num:,} {singular}{'' if num == 1 else 's'}"
+
+
+def replicates(data: pd.DataFrame) -> str:
+    """How many replicates stand behind a figure's numbers, at most."""
+    return count(int(data["num_replicates"].max()), "replicate")
 
 
 def quantity(claim: Claim, test: Test) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mixkd.store import Provenance, Record, Store, content_id
-from reports.claims import LEDGER
+from reports.ledger import LEDGER
 from theory import studies
 
 SIZES = (20, 80, 320)

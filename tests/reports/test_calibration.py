@@ -8,10 +8,10 @@ import synthetic
 from mixkd.store import Store
 from reports import calibration
 from reports.calibration import CalibrationCell, calibrate, calibration_study, registered_studies, run_calibration
-from reports.claims import LEDGER, ledger_sha256
 from reports.evidence import load
+from reports.ledger import LEDGER, ledger_sha256
+from reports.results import estimate
 from reports.samples import samples
-from reports.verdicts import estimate
 
 CLAIMS = {claim.id: claim for claim in LEDGER}
 

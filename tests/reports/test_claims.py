@@ -2,9 +2,9 @@ import pytest
 import synthetic
 from pydantic import ValidationError
 
-from reports import claims
+from reports import ledger
 from reports.calibration import registered_studies
-from reports.claims import LEDGER, ledger_sha256
+from reports.ledger import LEDGER, ledger_sha256
 
 
 def test_ids_are_unique_and_every_claim_has_tests():
@@ -61,7 +61,7 @@ def test_the_hash_notices_a_changed_threshold(monkeypatch):
     before = ledger_sha256()
     test = LEDGER[1].tests[0].model_copy(update={"threshold": 0.81})
     changed = LEDGER[1].model_copy(update={"tests": (test,)})
-    monkeypatch.setattr(claims, "LEDGER", (LEDGER[0], changed, *LEDGER[2:]))
+    monkeypatch.setattr(ledger, "LEDGER", (LEDGER[0], changed, *LEDGER[2:]))
     assert ledger_sha256() != before
     monkeypatch.undo()
     assert ledger_sha256() == before

@@ -5,7 +5,7 @@ import pytest
 import synthetic
 
 from mixkd.store import Store
-from reports import drawing, figures, tables
+from reports import drawing, figures
 from reports.evidence import load
 
 
@@ -95,13 +95,3 @@ def test_texts_of_records_are_escaped_and_not_typeset(tmp_path):
     (score, _) = figures.build(load(store, synthetic.STUDIES))
     assert "&lt;b&gt;$x$" in score.panels[0]
     assert "<b>" not in score.panels[0]
-
-
-def test_the_estimates_drawn_are_those_of_the_arms(evidence):
-    gaps = tables.gap_by_n(evidence)
-    row = gaps[(gaps["world"] == "W1") & (gaps["arm"] == "S3") & (gaps["num_samples"] == 20)].iloc[0]
-    arm, reference = (evidence.cells["gap_by_n", f"W1 {name} n=20"] for name in ("S3", "S0"))
-    assert row["measure"] == "generalization_gap"
-    assert row["mean"] == pytest.approx(arm["generalization_gap"].mean())
-    assert row["difference"] == pytest.approx((arm - reference)["generalization_gap"].mean())
-    assert row["low"] < row["mean"] < row["high"]

@@ -13,7 +13,7 @@ import synthetic
 
 import reports
 from mixkd.store import Store, UserError
-from reports.claims import LEDGER, ledger_sha256
+from reports.ledger import LEDGER, ledger_sha256
 from reports.page import build
 
 HOSTILE = "<script>alert(1)</script>"

@@ -4,8 +4,9 @@ import pytest
 import synthetic
 
 from mixkd.store import Store
-from reports.claims import LEDGER, Claim
+from reports.claims import Claim
 from reports.evidence import load
+from reports.ledger import LEDGER
 from reports.samples import Missing, Samples, samples
 
 CLAIMS = {claim.id: claim for claim in LEDGER}

@@ -6,10 +6,11 @@ import pytest
 import synthetic
 
 from mixkd.store import Store
-from reports.claims import LEDGER
 from reports.evidence import load
+from reports.ledger import LEDGER
+from reports.results import evaluate
 from reports.samples import Samples
-from reports.verdicts import evaluate, evidence_frame, judge_all, judge_outcomes
+from reports.verdicts import evidence_frame, judge_all, judge_outcomes
 
 
 @pytest.fixture(scope="module", params=["good", "bad", "null"])

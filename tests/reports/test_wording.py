@@ -3,7 +3,7 @@ import math
 import pytest
 
 from reports import wording
-from reports.claims import LEDGER
+from reports.ledger import LEDGER
 from reports.statistics import Estimate
 
 

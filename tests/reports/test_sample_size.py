@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from reports.sample_size import least_sample_size, least_sample_sizes, sample_size_interval
+
+
+def test_least_sample_size_of_a_power_law():
+    sizes = np.array([10, 20, 40, 80])
+    assert least_sample_size(sizes, 3 / np.sqrt(sizes), 0.6) == pytest.approx(25)
+    assert least_sample_size(sizes, 3 / np.sqrt(sizes), 0.1) == np.inf
+    assert least_sample_size(sizes, 3 / np.sqrt(sizes), 2.0) == pytest.approx(10)
+    # A bump that noise made is smoothed away: the search is monotone.
+    assert 20 < least_sample_size(sizes, [1.0, 0.5, 0.7, 0.2], 0.55) < 80
+
+
+def test_bootstrap_of_least_sample_sizes_covers():
+    """sup+ ~ |N(0, 1)| / sqrt(n): its 95 % quantile is 1.96 / sqrt(n), so n*(0.3) = (1.96 / 0.3)^2."""
+    truth, covered = (stats.norm.isf(0.025) / 0.3) ** 2, 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        deviations = {n: np.abs(rng.standard_normal(400)) / np.sqrt(n) for n in (10, 20, 40, 80, 160)}
+        draws = least_sample_sizes(deviations, 0.3, 0.05, num=100)
+        found = sample_size_interval(draws)
+        covered += found.low <= truth <= found.high
+        assert draws.shape == (101,)
+    assert 50 <= covered  # binomial(60, 0.95) is below 50 once in a thousand
+
+
+def test_least_sample_size_that_is_never_reached_is_unbounded():
+    draws = least_sample_sizes({n: np.full(50, 1.0) for n in (10, 20, 40)}, 0.3, 0.05, num=10)
+    found = sample_size_interval(draws)
+    assert found.effect == found.high == np.inf
