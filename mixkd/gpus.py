@@ -1,15 +1,36 @@
-"""One GPU for each process that trains."""
+"""The device that is computed on: the one asked for, or one GPU for each process that trains."""
 
 import getpass
 import itertools
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from mixkd.store import UserError
+
+if TYPE_CHECKING:
+    import torch
+
 #: The locks of this process; the operating system releases them when it ends, however it ends.
 _held: list[FileLock] = []
+
+
+def choose_device(device: str | None) -> "torch.device":
+    """The device called "cpu" or "cuda"; None: CUDA if there is one.
+
+    Raises:
+        UserError: If there is no such device.
+    """
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    if device not in (None, "cpu", "cuda") or (device == "cuda" and not has_cuda):
+        available = "cpu or cuda" if has_cuda else "cpu (there is no CUDA device here)"
+        raise UserError(f"The device {device!r} cannot be used; choose {available}.")
+    return torch.device(device or ("cuda" if has_cuda else "cpu"))
 
 
 def visible_gpus() -> list[str]:

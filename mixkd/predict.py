@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 from filelock import FileLock
 from scipy.special import softmax
 from transformers import AutoConfig, PreTrainedModel
 
 from mixkd import evaluate, glue
+from mixkd.gpus import choose_device
 from mixkd.metrics import compute_scores, has_labels
 from mixkd.models import load_classifier, load_tokenizer, resolve_checkpoint
 from mixkd.prediction import predict_logits
@@ -83,7 +83,7 @@ def predict(
     splits = [split, f"{split}_mismatched"] if f"{split}_mismatched" in loaded.dataset else [split]
     if split not in loaded.dataset:
         raise UserError(f"{task} has no split {split!r}: choose one of {', '.join(loaded.dataset)}.")
-    tokenizer, on = load_tokenizer(model), _device(device)
+    tokenizer, on = load_tokenizer(model), choose_device(device)
     classifier = _load_model(model, loaded)
     written = []
     for name in splits:
@@ -98,14 +98,6 @@ def predict(
     if (task, split) in SUBMISSION:
         written.append(_zip_submission(Path(output)))
     return written
-
-
-def _device(device: str | None) -> torch.device:
-    has_cuda = torch.cuda.is_available()
-    if device not in (None, "cpu", "cuda") or (device == "cuda" and not has_cuda):
-        available = "cpu or cuda" if has_cuda else "cpu (there is no CUDA device here)"
-        raise UserError(f"The device {device!r} cannot be used; choose {available}.")
-    return torch.device(device or ("cuda" if has_cuda else "cpu"))
 
 
 def _load_model(model: str, task: Task) -> PreTrainedModel:

@@ -1,28 +1,25 @@
 """The inside of `mixkd.run`: build the models, train, evaluate, and write the record last."""
 
 import math
-import os
 import shutil
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
 
 from mixkd import store as evidence
+from mixkd.arguments import training_arguments
+from mixkd.callbacks import Checkpoint, ReportSteps, last_checkpoint
 from mixkd.card import measured_latency, model_card
 from mixkd.cpu import use_cheap_dropout
 from mixkd.evaluate import Logits, Part, evaluate, predict
@@ -40,9 +37,6 @@ from mixkd.tasks import Task
 from mixkd.teacher import CachedTeacher
 from mixkd.trainer import DistillationTrainer
 from mixkd.vocabulary import use_tokens_of, use_whole_table
-
-#: A killed run loses at most about this much work. A checkpoint of MiniLM is written in about half a second.
-CHECKPOINT_INTERVAL_S = 60.0
 
 
 def train_and_record(
@@ -63,7 +57,7 @@ def train_and_record(
     if is_first_process():
         for left_over in store.run_dir(run_id).glob(".*"):  # what a killed process was writing
             shutil.rmtree(left_over, ignore_errors=True)
-    args = _training_arguments(experiment, store.run_dir(run_id), options)
+    args = training_arguments(experiment, store.run_dir(run_id) / "checkpoints", options)
     with args.main_process_first(local=False):  # it writes the caches, the others find them
         examples = load_examples(experiment, store, options, report)
     label_names = examples.task.label_names
@@ -99,20 +93,28 @@ def train_and_record(
         history=_history_by_epoch(trainer.state.log_history),
     )
     if trainer.is_world_process_zero():
-        for name, table in tables.items():
-            with evidence.atomic_path(store.run_dir(run_id) / f"{name}.parquet") as path:
-                table.to_parquet(path, index=False)
-        latency = measured_latency(store.benchmarks_dir, parameters)
-        card = model_card(record, examples.task, tables["examples"], latency)
-        evidence.write_text(store.model_dir(run_id) / "README.md", card)
-        store.save_run(record)
-        if experiment.is_student and not options.keep_model:
-            shutil.rmtree(store.model_dir(run_id))
-        logs = Path(args.output_dir) / "runs"  # TensorBoard's
-        if logs.is_dir():
-            logs.replace(store.run_dir(run_id) / "tensorboard")
-        shutil.rmtree(args.output_dir, ignore_errors=True)
+        keep_model = options.keep_model or not experiment.is_student
+        _save(record, tables, examples.task, store, Path(args.output_dir), keep_model)
     return record
+
+
+def _save(
+    record: Record, tables: dict[str, pd.DataFrame], task: Task, store: Store, checkpoints: Path, keep_model: bool
+) -> None:
+    """Write all of a run but its model, the record last, and clear away what only the training needed."""
+    folder, model = store.run_dir(record.run_id), store.model_dir(record.run_id)
+    for name, table in tables.items():
+        with evidence.atomic_path(folder / f"{name}.parquet") as path:
+            table.to_parquet(path, index=False)
+    latency = measured_latency(store.benchmarks_dir, int(record.measurements["num_parameters"]))
+    evidence.write_text(model / "README.md", model_card(record, task, tables["examples"], latency))
+    store.save_run(record)
+    if not keep_model:
+        shutil.rmtree(model)
+    logs = checkpoints / "runs"  # TensorBoard's
+    if logs.is_dir():
+        logs.replace(folder / "tensorboard")
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _measure(
@@ -152,7 +154,7 @@ def _train(
     teacher: CachedTeacher | None,
     report: Report,
 ) -> DistillationTrainer:
-    """Build the model and train it, from the last checkpoint if there is one."""
+    """Build the model and train it."""
     recipe, training = experiment.recipe_object(), examples.training
     train = examples.part("train")
     logits = states = None
@@ -165,16 +167,9 @@ def _train(
         raise UserError(f"{experiment.label()}: {error}.") from error
     if teacher is not None and recipe.kd_weight:
         logits = teacher.of(train) if training is train.examples else teacher.logits(training)
-    callbacks = [_Checkpoint(), _ReportSteps(report)]
+    callbacks = [Checkpoint(), ReportSteps(report)]
     if experiment.patience is not None:
         callbacks.append(EarlyStoppingCallback(experiment.patience))
-    metric = examples.task.metrics[0]
-
-    def validation_measures(answers: EvalPrediction) -> dict[str, float]:
-        # Trainer's own `eval_loss` also counts the rows that fill the last batch up in several processes.
-        loss = label_loss(*map(torch.from_numpy, answers)).mean().item()
-        return {"score": compute_scores(metric, predict(answers.predictions), answers.label_ids), "label_loss": loss}
-
     validation = [examples.part("validation").examples] if experiment.best_epoch else []
     use_tokens_of(model, [training, *validation])
     if args.device.type == "cpu":
@@ -187,7 +182,7 @@ def _train(
         args=args,
         train_dataset=training,
         eval_dataset=validation[0] if validation else None,
-        compute_metrics=validation_measures,
+        compute_metrics=partial(_validation_measures, examples.task.metrics[0]),
         teacher=None if teacher is None else teacher.model,
         teacher_logits=logits,
         teacher_states=states,
@@ -197,16 +192,27 @@ def _train(
     )
     trainer.remove_callback(PrinterCallback)  # progress is reported, and the log is kept in the record
     if experiment.num_epochs:
-        try:
-            with first_token_only(trainer.model), first_token_only(trainer.teacher):
-                trainer.train(resume_from_checkpoint=_last_checkpoint(Path(args.output_dir)))
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"The device ran out of memory in {experiment.label()}; raise --gradient_accumulation_steps or "
-                "lower --max_length."
-            ) from error
+        _fit(trainer, experiment)
     use_whole_table(model)
     return trainer
+
+
+def _validation_measures(metric: str, answers: EvalPrediction) -> dict[str, float]:
+    # Trainer's own `eval_loss` also counts the rows that fill the last batch up in several processes.
+    loss = label_loss(*map(torch.from_numpy, answers)).mean().item()
+    return {"score": compute_scores(metric, predict(answers.predictions), answers.label_ids), "label_loss": loss}
+
+
+def _fit(trainer: DistillationTrainer, experiment: Experiment) -> None:
+    """Train, from the last checkpoint if there is one."""
+    try:
+        with first_token_only(trainer.model), first_token_only(trainer.teacher):
+            trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The device ran out of memory in {experiment.label()}; raise --gradient_accumulation_steps or "
+            "lower --max_length."
+        ) from error
 
 
 def _build_model(
@@ -240,90 +246,6 @@ def _selection(trainer: DistillationTrainer) -> dict[str, float]:
     if state.best_global_step:
         selection["best_epoch"] = float(round(state.best_global_step / state.global_step * selection["num_epochs_run"]))
     return selection
-
-
-def _training_arguments(experiment: Experiment, folder: Path, options: Options) -> TrainingArguments:
-    device, accumulation = options.device, options.gradient_accumulation_steps
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if experiment.batch_size % (accumulation * processes):
-        raise UserError(
-            f"batch_size {experiment.batch_size} cannot be split over {processes} processes with {accumulation} "
-            "accumulation steps; choose numbers that divide it."
-        )
-    has_cuda = torch.cuda.is_available()
-    if device not in (None, "cpu", "cuda") or (device == "cuda" and not has_cuda):
-        available = "cpu or cuda" if has_cuda else "cpu (there is no CUDA device here)"
-        raise UserError(f"The device {device!r} cannot be used; choose {available}.")
-    use_cpu = device == "cpu" or not has_cuda
-    per_epoch = "epoch" if experiment.best_epoch else "no"
-    return TrainingArguments(
-        output_dir=str(folder / "checkpoints"),
-        per_device_train_batch_size=experiment.batch_size // (accumulation * processes),
-        gradient_accumulation_steps=accumulation,
-        num_train_epochs=experiment.num_epochs,
-        learning_rate=experiment.learning_rate,
-        weight_decay=experiment.weight_decay,
-        warmup_steps=experiment.warmup,  # below 1: a share of all steps
-        bf16=experiment.precision == "bf16",
-        train_sampling_strategy="group_by_length" if experiment.length_grouping else "random",
-        seed=experiment.init_seed,
-        data_seed=experiment.data_seed,
-        use_cpu=use_cpu,
-        dataloader_pin_memory=not use_cpu,
-        optim="adamw_torch_fused",
-        logging_strategy="epoch",
-        logging_nan_inf_filter=False,  # a loss that is not finite must be seen
-        save_strategy=per_epoch,  # _Checkpoint also saves, by the clock
-        save_total_limit=2,
-        eval_strategy=per_epoch,
-        load_best_model_at_end=experiment.best_epoch,
-        metric_for_best_model="score",
-        restore_callback_states_from_checkpoint=True,  # patience goes on counting
-        report_to=options.report_to,
-        disable_tqdm=True,
-    )
-
-
-class _Checkpoint(TrainerCallback):
-    """Saves a checkpoint now and then, and marks those that were written to the end."""
-
-    def __init__(self) -> None:
-        self.last = time.monotonic()
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
-        if best.is_dir():  # Trainer forgets it when a run goes on in a store that was moved
-            state.best_model_checkpoint = str(best)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if args.world_size > 1 and state.global_step % 20:
-            return
-        # The end of an epoch is saved after its evaluation, if there is one: resumed before it, the epoch had none.
-        is_due = time.monotonic() - self.last > CHECKPOINT_INTERVAL_S and not state.epoch.is_integer()
-        if args.world_size > 1:  # saving takes all processes, so the first one's clock decides
-            is_due = broadcast_object_list([is_due])[0]
-        if is_due:
-            control.should_log = control.should_save = True  # the mean loss since the last entry is not in a checkpoint
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.last = time.monotonic()
-        if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to the end."""
-    complete = [marker.parent for marker in folder.glob("checkpoint-*/complete")]
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
-
-
-class _ReportSteps(TrainerCallback):
-    def __init__(self, report: Report) -> None:
-        self.report = report
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self.report(state.global_step / state.max_steps, f"step {state.global_step}/{state.max_steps}")
 
 
 def _history_by_epoch(log: list[dict[str, Any]]) -> list[dict[str, float]]:

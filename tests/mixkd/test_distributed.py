@@ -71,7 +71,7 @@ def settings(quiet_bert):
 def torchrun(tmp_path, settings, root, data_dir, interval_s=60, accumulation=1, may_write=False, site=SITE):
     """`torchrun --nproc_per_node 2 -m mixkd train ...`: what was printed, and what the second process did to files."""
     (tmp_path / "site").mkdir(exist_ok=True)
-    often = f"import mixkd.training as training\ntraining.CHECKPOINT_INTERVAL_S = {interval_s}\n"
+    often = f"import mixkd.callbacks as callbacks\ncallbacks.CHECKPOINT_INTERVAL_S = {interval_s}\n"
     (tmp_path / "site" / "sitecustomize.py").write_text(site + (often if interval_s != 60 else ""))
     options = [f"--{name}={value}" for name, value in settings.items()]
     environment = os.environ | {
@@ -162,12 +162,12 @@ def test_two_processes_killed_together_go_on_together(tmp_path, settings, vader_
     shutil.rmtree(stopped.run_dir(student.run_id))
     dying = """
 import mixkd.training as training
-class Dying(training._ReportSteps):
+class Dying(training.ReportSteps):
     def on_step_end(self, args, state, control, **_):
         if state.global_step == 25 and state.max_steps == 42:
             import os, signal
             os.kill(os.getpid(), signal.SIGKILL)
-training._ReportSteps = Dying
+training.ReportSteps = Dying
 """
     with pytest.raises(AssertionError, match="SIGKILL"):
         torchrun(tmp_path, chosen, stopped.root, vader_folder, interval_s=0, may_write=True, site=SITE + dying)

@@ -9,7 +9,7 @@ import pytest
 from fake_apertium import FakeApertium
 from whole_runs import content, start, steps_of
 
-from mixkd import training
+from mixkd import callbacks, training
 from mixkd.evaluate import predict
 from mixkd.runs import run
 from mixkd.store import Store
@@ -31,7 +31,7 @@ def interrupt_at(message):
 
 @pytest.fixture
 def checkpoint_every_step(monkeypatch):
-    monkeypatch.setattr(training, "CHECKPOINT_INTERVAL_S", -1.0)
+    monkeypatch.setattr(callbacks, "CHECKPOINT_INTERVAL_S", -1.0)
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, pipeline
 from whole_runs import plain_logits, start, teacher_record
 
+from mixkd import callbacks, training
 from mixkd import teacher as teacher_module
 from mixkd import trainer as trainer_module
-from mixkd import training
 from mixkd.evaluate import measure
 from mixkd.experiment import Experiment
 from mixkd.prediction import predict_logits, predict_states
@@ -305,7 +305,7 @@ def test_a_disk_that_fills_up_ends_in_one_sentence_and_loses_nothing(
     experiment, store, vader_folder, monkeypatch, error, free_bytes, is_full
 ):
     """Two libraries write a checkpoint, and neither says OSError."""
-    monkeypatch.setattr(training, "CHECKPOINT_INTERVAL_S", -1.0)
+    monkeypatch.setattr(callbacks, "CHECKPOINT_INTERVAL_S", -1.0)
 
     def fail(*args, **kwargs):
         raise error

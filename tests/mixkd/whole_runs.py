@@ -46,11 +46,11 @@ def plain_logits(folder, task, split):
 IN_A_PROCESS = """
     import sys
     import torch
-    from mixkd import training
+    from mixkd import callbacks, training
     from mixkd.experiment import Experiment
     from mixkd.runs import run
     torch.set_num_threads(1)
-    training.CHECKPOINT_INTERVAL_S = float(sys.argv[4])
+    callbacks.CHECKPOINT_INTERVAL_S = float(sys.argv[4])
     trained, original = [], training.train_and_record
     def spy(experiment, *args, **kwargs):
         trained.append("student" if experiment.is_student else "teacher")
