@@ -11,7 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from torch import Tensor
 
-from mixkd.models import load_encoder, load_tokenizer, predict
+from mixkd.models import load_encoder, load_tokenizer
+from mixkd.prediction import predict
 from mixkd.store import atomic_path
 from mixkd.vader import rated_sentences
 
