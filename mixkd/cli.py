@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import subprocess
@@ -11,12 +10,9 @@ import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-from jsonargparse import ArgumentParser
-from pydantic import ValidationError
 
 from mixkd.experiment import Experiment
+from mixkd.parser import build_parser, split_off_pytest_options, with_experiment
 from mixkd.store import Store, UserError, atomic_path, is_first_process
 
 
@@ -272,17 +268,6 @@ def doctor(output: str = "results") -> None:
         print(line)
 
 
-#: Fields of an experiment that `run` fills in.
-_FINGERPRINTS = {name for name in Experiment.model_fields if name.endswith("_fingerprint")}
-
-#: Options without a value.
-_FLAGS = {
-    "force": "compute again, and overwrite, what is there",
-    "discard_models": "do not keep the students' models once they are measured: each takes as much disk as its weights",
-    "dry_run": "only say how many runs there are, and about how much time and disk they take",
-    "pilot": "simulate on the seed of the pilots, which no verdict reads",
-}
-
 COMMANDS: dict[str, Callable[..., None]] = {
     "reproduce": reproduce,
     "train": train,
@@ -295,46 +280,18 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 
-def build_parser() -> ArgumentParser:
-    """The command line, built from the functions above."""
-    parser = ArgumentParser(prog="mixkd", description="Distil BERT with MixKD, and check the claims about it.")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subcommands()
-    for name, function in COMMANDS.items():
-        summary = (function.__doc__ or "").strip().splitlines()[0]
-        command = ArgumentParser(description=summary)
-        command.add_argument("--config", action="config", help="YAML file with these options")
-        skip = {"experiment", "pytest_options", *_FLAGS}
-        if name == "train":
-            command.add_argument("--seed", type=int | None, default=None, help="sets init_seed and data_seed")
-            command.add_class_arguments(Experiment, None, skip=_FINGERPRINTS)
-        elif name == "suite":
-            command.add_argument("suite", type=str, help=f"{', '.join(_suite_names())}, or a YAML file")
-            skip.add("suite")
-        elif name == "theory":
-            command.add_argument("studies", type=str, nargs="*", help="claims such as T05; none: all studies")
-            skip.add("studies")
-        elif name == "bench":
-            command.usage = "mixkd bench [--output OUTPUT] [options of pytest]"
-        for flag in _FLAGS.keys() & inspect.signature(function).parameters:
-            command.add_argument(f"--{flag.replace('_', '-')}", dest=flag, action="store_true", help=_FLAGS[flag])
-        command.add_function_arguments(function, None, skip=skip)
-        commands.add_subcommand(name, command, help=summary)
-    return parser
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
         0; 2 for a mistake its user can put right; 130 when interrupted.
     """
-    arguments, pytest_options = _split_off_pytest_options(list(sys.argv[1:] if argv is None else argv))
-    parsed = build_parser().parse_args(arguments)
+    arguments, pytest_options = split_off_pytest_options(list(sys.argv[1:] if argv is None else argv))
+    parsed = build_parser(COMMANDS).parse_args(arguments)
     options = {key: value for key, value in vars(parsed[parsed.subcommand]).items() if key != "config"}
     try:
         if parsed.subcommand == "train":
-            options = _with_experiment(options)
+            options = with_experiment(options)
         elif parsed.subcommand == "bench":
             options["pytest_options"] = pytest_options
         COMMANDS[parsed.subcommand](**options)
@@ -349,39 +306,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-
-
-def _with_experiment(options: dict[str, Any]) -> dict[str, Any]:
-    """Gather the experiment's fields out of the flat options."""
-    fields = {key: options.pop(key) for key in list(options) if key in Experiment.model_fields}
-    seed = options.pop("seed")
-    if seed is not None:
-        fields |= {"init_seed": seed, "data_seed": seed}
-    try:
-        return {"experiment": Experiment(**fields), **options}
-    except ValidationError as error:
-        raise UserError("; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())) from error
-
-
-def _split_off_pytest_options(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Separate what follows `bench` into our own options and pytest's."""
-    if "bench" not in arguments:
-        return arguments, []
-    start = arguments.index("bench") + 1
-    ours, theirs = arguments[:start], arguments[start:]
-    for position, argument in enumerate(theirs):
-        if argument in ("-h", "--help"):
-            return [*ours, argument], []
-        if argument == "--output" or argument.startswith("--output="):
-            size = 1 if "=" in argument else 2
-            return [*ours, *theirs[position : position + size]], theirs[:position] + theirs[position + size :]
-    return ours, theirs
-
-
-def _suite_names() -> list[str]:
-    from mixkd.suite import suite_names
-
-    return suite_names()
 
 
 def _say(message: str) -> None:

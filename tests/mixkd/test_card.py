@@ -11,8 +11,9 @@ from sklearn.metrics import matthews_corrcoef
 from statsmodels.stats.proportion import proportion_confint
 
 from mixkd.card import command, measured_latency, model_card, score_interval
-from mixkd.cli import _with_experiment, build_parser
+from mixkd.cli import COMMANDS
 from mixkd.experiment import Experiment
+from mixkd.parser import build_parser, with_experiment
 from mixkd.store import Provenance, Record, content_id
 from mixkd.tasks import Task
 
@@ -185,9 +186,9 @@ def test_names_from_the_data_are_no_markup():
 )
 def test_the_command_does_the_same_experiment(experiment):
     words = shlex.split(command(experiment))
-    parsed = build_parser().parse_args(words[1:])
+    parsed = build_parser(COMMANDS).parse_args(words[1:])
     options = {key: value for key, value in vars(parsed.train).items() if key != "config"}
-    again = _with_experiment(options)["experiment"]
+    again = with_experiment(options)["experiment"]
     plain = {"teacher_fingerprint": None, "student_fingerprint": None}
     assert again == experiment.model_copy(update=plain)
     assert command(again) == command(experiment)
