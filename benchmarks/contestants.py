@@ -124,7 +124,7 @@ class UncachedTrainer(DistillationTrainer):
         """The recipe's loss."""
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             logits = self.asked(**{name: inputs[name] for name in self.columns}).logits
-        self.teacher_logits[torch.from_numpy(inputs["rows"])] = logits.float()
+        self.step_loss.teacher_logits[torch.from_numpy(inputs["rows"])] = logits.float()
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 

@@ -9,8 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -185,19 +184,6 @@ def model_columns(model: PreTrainedModel) -> tuple[str, ...]:
     """Those of `MODEL_COLUMNS` that a model's forward takes: DistilBERT has no segment ids."""
     accepted = inspect.signature(model.forward).parameters
     return tuple(name for name in MODEL_COLUMNS if name in accepted)
-
-
-def pad_texts(examples: Sequence[dict[str, list[int]]], pad_token_id: int) -> dict[str, Tensor]:
-    """The model's columns of some tokenised examples as int64 tensors, each of shape (num_examples, longest text)."""
-    return {
-        name: pad_sequence(
-            [torch.tensor(example[name]) for example in examples],
-            batch_first=True,
-            padding_value=pad_token_id if name == "input_ids" else 0,
-        )
-        for name in MODEL_COLUMNS
-        if name in examples[0]
-    }
 
 
 def _load(load, name, **options):  # type: ignore[no-untyped-def]

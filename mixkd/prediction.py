@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from mixkd.batches import pad_texts
 from mixkd.forward import first_token_only
-from mixkd.models import model_columns, pad_texts
+from mixkd.models import model_columns
 
 
 def predict_logits(

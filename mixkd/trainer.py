@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,58 +13,18 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from mixkd.batches import EpochSampler, RowCollator, WithRows, to_device
 from mixkd.forward import mixed_inputs
-from mixkd.losses import distillation_loss, label_loss, pkd_loss
-from mixkd.mixup import EpochMixup, MixupPairs, TokenTable, epoch_order, mix_labels
-from mixkd.models import MODEL_COLUMNS, model_columns, pad_texts
+from mixkd.losses import label_loss
+from mixkd.mixup import EpochMixup, MixupPairs, TokenTable, epoch_order
+from mixkd.models import MODEL_COLUMNS, model_columns
 from mixkd.prediction import predict_logits, predict_states
 from mixkd.recipes import Level, Recipe
+from mixkd.step_loss import StepLoss
 from mixkd.store import UserError
 from mixkd.tasks import labels_of
 
 Array = NDArray[np.float32]
-
-
-class _WithRows(torch.utils.data.Dataset[dict[str, Any]]):
-    """Examples with their `row`; a column of that name would have `datasets` write a selection of rows to disk."""
-
-    def __init__(self, examples: Dataset):
-        self.examples = examples
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        return {**self.examples[row], "row": row}
-
-
-class RowCollator:
-    """Pads a batch, and keeps the examples' rows in the training set on the host, as a numpy array."""
-
-    def __init__(self, pad_token_id: int):
-        self.pad_token_id = pad_token_id
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collate: tensors of shape (batch, longest text), `labels` (batch,), and `rows` if there are any."""
-        batch: dict[str, Any] = dict(pad_texts(examples, self.pad_token_id))
-        if "label" in examples[0]:
-            batch["labels"] = torch.tensor([example["label"] for example in examples])
-        if "row" in examples[0]:
-            batch["rows"] = np.array([example["row"] for example in examples])
-        return batch
-
-
-class EpochSampler(Sampler[int]):
-    """The order that `epoch_order` gives for the epoch that `epoch` names."""
-
-    def __init__(self, order: Callable[[int], NDArray[np.int64]], num_examples: int, epoch: Callable[[], int]):
-        self.order, self.num_examples, self.epoch = order, num_examples, epoch
-
-    def __len__(self) -> int:
-        return self.num_examples
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.order(self.epoch()).tolist())
 
 
 class DistillationTrainer(Trainer):
@@ -126,14 +86,14 @@ class DistillationTrainer(Trainer):
             )
         args.remove_unused_columns = False  # `row` is not an argument of the model
         keep = [name for name in (*MODEL_COLUMNS, "label", "length") if name in train_dataset.column_names]
-        super().__init__(model, args, train_dataset=_WithRows(train_dataset.select_columns(keep)), **kwargs)
+        super().__init__(model, args, train_dataset=WithRows(train_dataset.select_columns(keep)), **kwargs)
         self.model_accepts_loss_kwargs = True  # count num_items_in_batch, also for models without loss kwargs
         self.recipe = recipe
         self.columns = model_columns(self.model)
         self.num_labels: int = self.model.config.num_labels
         pad_token_id = self.model.config.pad_token_id or 0
         self.data_collator = RowCollator(pad_token_id)
-        self.train_labels = torch.tensor(labels_of(train_dataset))
+        self.num_rows = len(train_dataset)
         self.tokens = TokenTable(train_dataset, pad_token_id)
         self._epoch_pairs: tuple[tuple[int, int, int], EpochMixup, list[MixupPairs] | None] | None = None
         self._prepare_teacher(train_dataset, teacher, teacher_logits, teacher_states, teacher_dtype)
@@ -161,11 +121,11 @@ class DistillationTrainer(Trainer):
         level, layers = recipe.mixup.level, config.num_hidden_layers
         if recipe.uses_mixup and level != "embeddings" and level > layers:
             raise UserError(f"level {level} is above the student's {layers} layers; choose 1 to {layers}.")
-        self.teacher_logits, self.teacher_states, self.teacher = None, None, None
+        self.teacher, known_logits, known_states = None, None, None
         if recipe.kd_weight:
             given = predict_logits(teacher, train_dataset, self.args.device) if lacks_logits else logits
-            self.teacher_logits = torch.tensor(np.array(given), dtype=torch.float32)
-            _check_shape("teacher_logits", self.teacher_logits, (len(train_dataset), self.num_labels))
+            known_logits = torch.tensor(np.array(given), dtype=torch.float32)
+            _check_shape("teacher_logits", known_logits, (self.num_rows, self.num_labels))
         if recipe.pkd_weight:
             assert teacher is not None
             if teacher.config.hidden_size != config.hidden_size:
@@ -173,25 +133,25 @@ class DistillationTrainer(Trainer):
                     "PKD compares hidden states of one size, but the teacher's is "
                     f"{teacher.config.hidden_size} and the student's {config.hidden_size}; choose recipe kd."
                 )
-            self.pkd_layers = recipe.pkd.map_layers(teacher.config.num_hidden_layers, layers)
-            if lacks_states:
-                states = predict_states(teacher, train_dataset, self.pkd_layers, self.args.device)
-            self.teacher_states = states
-            _check_shape("teacher_states", states, (len(train_dataset), len(self.pkd_layers), config.hidden_size))
+            mapped = recipe.pkd.map_layers(teacher.config.num_hidden_layers, layers)
+            known_states = predict_states(teacher, train_dataset, mapped, self.args.device) if lacks_states else states
+            _check_shape("teacher_states", known_states, (self.num_rows, len(mapped), config.hidden_size))
         if recipe.tmkd_weight:
             assert teacher is not None
             if teacher.dtype != dtype:  # convert a copy: the caller's teacher stays as it is
                 teacher = copy.deepcopy(teacher).to(dtype)
             self.teacher = teacher.to(self.args.device).eval()
+        labels = torch.tensor(labels_of(train_dataset))
+        self.step_loss = StepLoss(recipe, self.num_labels, labels, known_logits, known_states)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
         if self.args.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(train_dataset)
-        return EpochSampler(self._order, len(self.train_labels), self._current_epoch)
+        return EpochSampler(self._order, self.num_rows, self._current_epoch)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         lengths = self.tokens.lengths if self._groups_lengths() else None
-        return epoch_order(len(self.train_labels), lengths, self._examples_per_step(), self._data_seed(), epoch)
+        return epoch_order(self.num_rows, lengths, self._examples_per_step(), self._data_seed(), epoch)
 
     def _groups_lengths(self) -> bool:
         return self.args.train_sampling_strategy == "group_by_length"
@@ -225,7 +185,7 @@ class DistillationTrainer(Trainer):
         """
         size, processes, index = self.args.train_batch_size, *self._process()
         first = self._step() * self._examples_per_step() + (number * processes + index) * size
-        num_real = min(len(batch["rows"]), max(0, len(self.train_labels) - first))
+        num_real = min(len(batch["rows"]), max(0, self.num_rows - first))
         if num_real < len(batch["rows"]):
             for name, values in batch.items():
                 batch[name] = values[: max(1, num_real)]
@@ -239,14 +199,14 @@ class DistillationTrainer(Trainer):
 
     def _step(self) -> int:
         """The optimizer step that comes next, within its epoch."""
-        steps_per_epoch = -(-len(self.train_labels) // self._examples_per_step())
+        steps_per_epoch = -(-self.num_rows // self._examples_per_step())
         return self.state.global_step - self._current_epoch() * steps_per_epoch
 
     def _mixup(self, rows_of_batches: list[NDArray[np.int64]]) -> list[MixupPairs]:
         """The mixed examples of the micro-batches of this process in the step that comes next."""
         mixup, key = self.recipe.mixup, (self._current_epoch(), self._data_seed(), self._examples_per_step())
         if self._epoch_pairs is None or self._epoch_pairs[0] != key:
-            draws = EpochMixup(len(self.train_labels), self._data_seed(), self._current_epoch(), mixup)
+            draws = EpochMixup(self.num_rows, self._data_seed(), self._current_epoch(), mixup)
             by_step = None
             if self._groups_lengths() and mixup.partner == "uniform" and mixup.lam_per == "example":
                 order = self._order(self._current_epoch())
@@ -280,7 +240,7 @@ class DistillationTrainer(Trainer):
 
         pairs = MixupPairs(**drawn) if drawn else None
         if self.recipe.uses_mixup and pairs is None:  # called by hand, not by the training loop
-            draws = EpochMixup(len(self.train_labels), self._data_seed(), self._current_epoch(), self.recipe.mixup)
+            draws = EpochMixup(self.num_rows, self._data_seed(), self._current_epoch(), self.recipe.mixup)
             pairs = draws.of_rows(rows)
         options = {"output_hidden_states": True} if self.recipe.pkd_weight else {}
         teacher_mixed = None
@@ -289,45 +249,14 @@ class DistillationTrainer(Trainer):
         else:
             outputs, pairs = model(**inputs, **options), None
 
-        loss = self._loss_of_originals(outputs, labels, rows) * (0.0 if is_filler else 1.0)
+        loss = self.step_loss.of_originals(outputs, labels, rows) * (0.0 if is_filler else 1.0)
         if pairs is not None:
-            loss = loss + self._loss_of_mixed(outputs.logits[len(labels) :], pairs, teacher_mixed)
+            loss = loss + self.step_loss.of_mixed(outputs.logits[len(labels) :], pairs, teacher_mixed)
         # With several processes the items are those of all of them, and gradients are averaged afterwards.
         num_items = len(labels) if num_items_in_batch is None else num_items_in_batch
         is_total = num_items_in_batch is not None and self.args.average_tokens_across_devices
         loss = loss / num_items * (self.accelerator.num_processes if is_total else 1)
         return (loss, outputs) if return_outputs else loss
-
-    def _loss_of_originals(self, outputs: Any, labels: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        """Sum over the originals, which come first in the outputs, of the terms on them."""
-        recipe, logits = self.recipe, outputs.logits[: len(labels)]
-        loss = recipe.mle_weight * label_loss(logits, labels).sum()
-        if recipe.kd_weight:
-            target = self.teacher_logits[torch.from_numpy(rows)].to(logits.device, non_blocking=True)
-            loss = loss + recipe.kd_weight * self._distance(logits, target).sum()
-        if recipe.pkd_weight:
-            layers = outputs.hidden_states[1 : len(self.pkd_layers) + 1]
-            states = torch.stack([layer[: len(labels), 0] for layer in layers], dim=1)  # (batch, num_mapped, hidden)
-            target = _to_device(states.device, np.array(self.teacher_states[rows]))
-            loss = loss + recipe.pkd_weight * pkd_loss(states, target, recipe.pkd.normalize, recipe.pkd.reduction).sum()
-        return loss
-
-    def _loss_of_mixed(self, logits: Tensor, pairs: MixupPairs, teacher_logits: Tensor | None) -> Tensor:
-        """Sum over mixed examples, whose logits have shape (num_mixed, num_classes), of the terms on them."""
-        recipe, loss = self.recipe, logits.new_zeros(())
-        if recipe.sm_weight:
-            loss = loss + recipe.sm_weight * label_loss(logits, self._mixed_labels(logits.device, pairs)).sum()
-        if teacher_logits is not None:
-            loss = loss + recipe.tmkd_weight * self._distance(logits, teacher_logits).sum()
-        return loss / recipe.mixup.mix_ratio
-
-    def _distance(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        return distillation_loss(student_logits, teacher_logits, self.recipe.distance, self.recipe.temperature)
-
-    def _mixed_labels(self, device: torch.device, pairs: MixupPairs) -> Tensor:
-        labels = (self.train_labels[torch.from_numpy(np.ascontiguousarray(rows))] for rows in pairs[:2])
-        labels, partner_labels = (part.to(device, non_blocking=True) for part in labels)
-        return mix_labels(labels, partner_labels, _to_device(device, pairs.lam), self.num_labels)
 
     def _level_of(self, network: PreTrainedModel) -> Level:
         """Where a network is mixed: at the same relative depth as the student."""
@@ -346,7 +275,7 @@ class DistillationTrainer(Trainer):
         texts = {
             name: tensor.to(device, non_blocking=True) for name, tensor in self.tokens.batch(all_rows, length).items()
         }  # each (batch + 2 * num_mixed, length)
-        lam = _to_device(device, pairs.lam)
+        lam = to_device(device, pairs.lam)
         teacher_logits = None
         if self.teacher is not None:
             with torch.inference_mode(), torch.autocast(device.type, enabled=False):
@@ -370,7 +299,3 @@ def _check_shape(name: str, array: Tensor | Array, shape: tuple[int, ...]) -> No
 
 def _real_rows(batch: dict[str, Any]) -> NDArray[np.int64]:
     return batch["rows"][: 0 if batch["is_filler"] else None]
-
-
-def _to_device(device: torch.device, array: NDArray[Any]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
