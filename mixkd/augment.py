@@ -106,21 +106,22 @@ def augment(
             changed = [drop_words(text, rate, draw) for text, draw in zip(texts, draws, strict=True)]
         for row, text in zip(rows, changed, strict=True):
             new[column][row] = text
-
-    def is_empty(row: int) -> bool:
-        return any(old[column][row].split() and not new[column][row].split() for column in text_columns)
-
-    def is_copy(row: int) -> bool:
-        return all("".join(old[column][row].split()) == "".join(new[column][row].split()) for column in text_columns)
-
-    empty = {row for row in range(len(ids)) if is_empty(row)}
-    copies = {row for row in range(len(ids)) if is_copy(row)}
-    kept = [row for row in range(len(ids)) if row not in empty | copies]
+    copies, empty = _left_out(old, new)
+    kept = [row for row in range(len(ids)) if row not in copies and row not in empty]
     columns = dataset.select(kept).to_dict()
     columns |= {column: [new[column][row] for row in kept] for column in text_columns}
     columns["example_id"] = [ids[row] + SUFFIXES[method] for row in kept]
     examples = type(dataset).from_dict(columns, features=dataset.features, split=dataset.split)
     return examples, AugmentCounts(len(ids), len(kept), len(copies), len(empty))
+
+
+def _left_out(old: dict[str, list[str]], new: dict[str, list[str]]) -> tuple[set[int], set[int]]:
+    """Rows whose texts are the old ones, white space aside, and rows with a text that came out empty."""
+    columns = (zip(old[column], new[column], strict=True) for column in old)
+    rows = list(enumerate(zip(*columns, strict=True)))  # each with (old, new) for every column
+    copies = {row for row, texts in rows if all("".join(one.split()) == "".join(two.split()) for one, two in texts)}
+    empty = {row for row, texts in rows if any(one.split() and not two.split() for one, two in texts)}
+    return copies, empty
 
 
 def _side(seed: int, example_id: str, num_sides: int) -> int:
