@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from naive_step import make_dataset
 from tiny_models import ARCHITECTURES, tiny_classifier
 
 from mixkd.models import model_columns, transformer_layers
@@ -22,19 +23,6 @@ def test_predictions_keep_the_order_of_the_data(tokenizer, batch_size):
     np.testing.assert_allclose(logits, alone, rtol=1e-4, atol=1e-5)
 
 
-def token_dataset(num_examples=9, seed=0):
-    """Pairs of texts of 4 to 14 tokens whose segments matter to BERT, and columns that no model takes."""
-    rng = np.random.default_rng(seed)
-    columns = {"input_ids": [], "token_type_ids": [], "attention_mask": [], "example_id": []}
-    for number in range(num_examples):
-        first, second = (rng.integers(5, 29, rng.integers(1, 6)).tolist() for _ in range(2))
-        columns["input_ids"].append([2, *first, 3, *second, 3])
-        columns["token_type_ids"].append([0] * (len(first) + 2) + [1] * (len(second) + 1))
-        columns["attention_mask"].append([1] * (len(first) + len(second) + 3))
-        columns["example_id"].append(f"id {number}")
-    return Dataset.from_dict(columns)
-
-
 EXPECTED_COLUMNS = {
     "bert": ("input_ids", "token_type_ids", "attention_mask"),
     "roberta": ("input_ids", "token_type_ids", "attention_mask"),
@@ -47,7 +35,7 @@ def test_logits_and_states_are_those_of_each_example_alone(architecture):
     """States of [CLS] after the chosen layers, in the chosen order; 0 is the embeddings' output."""
     model = tiny_classifier(architecture, 3, seed=1)
     assert model_columns(model) == EXPECTED_COLUMNS[architecture]
-    dataset = token_dataset()
+    dataset = make_dataset(9, is_pair=True)
     if architecture == "roberta":  # whose tokenizer gives no segments, of which it has one
         dataset = dataset.remove_columns("token_type_ids")
     layers = (3, 0, 1)
@@ -67,6 +55,7 @@ def test_logits_and_states_are_those_of_each_example_alone(architecture):
 
 def test_states_leave_the_model_s_mode_alone_and_ignore_its_dropout():
     model = tiny_classifier("bert", 4, hidden_dropout_prob=0.5).train()
-    states = [predict_states(model, token_dataset(), (1, 4)) for _ in range(2)]
+    dataset = make_dataset(9, is_pair=True)
+    states = [predict_states(model, dataset, (1, 4)) for _ in range(2)]
     assert model.training and np.array_equal(*states)
-    assert not np.array_equal(states[0], predict_states(tiny_classifier("bert", 4, seed=1), token_dataset(), (1, 4)))
+    assert not np.array_equal(states[0], predict_states(tiny_classifier("bert", 4, seed=1), dataset, (1, 4)))
