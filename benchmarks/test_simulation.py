@@ -1,10 +1,12 @@
-"""Fits per second of the batched learners of `theory`, against a loop of scikit-learn's, on one thread each.
+"""Speed of the simulations on one thread: fits per second against a loop of scikit-learn's, and cost of whole cells.
 
 Both fit the same problems, and the weights are compared. Rounds are interleaved, and the ratio is estimated in pairs.
 """
 
 import time
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.replay import measured_times, replay
 from benchmarks.timing import speedup
+from theory.cell import Cell
 from theory.learners import min_norm, ridge
+from theory.simulate import simulate
+from theory.worlds import build_world
 
 pytestmark = measured_times
 
@@ -47,23 +52,73 @@ def test_fits(benchmark, learner: str, num_samples: int, num_features: int) -> N
 
     with threadpool_limits(1):
         np.testing.assert_allclose(batched()[:NUM_LOOPED], looped(), rtol=1e-8, atol=1e-10)
-        seconds = {call: [] for call in (batched, looped)}
-        for _ in range(NUM_ROUNDS):
-            for call in rng.permutation(list(seconds)):  # type: ignore[arg-type]
-                seconds[call].append(_seconds(call))
-    fast, slow = np.array(seconds[batched]) / (NUM_LOOPED * BATCHES), np.array(seconds[looped]) / NUM_LOOPED
+        seconds = _interleaved({"batched": batched, "looped": looped})
+    fast, slow = seconds["batched"] / (NUM_LOOPED * BATCHES), seconds["looped"] / NUM_LOOPED
     ratio, low, high = speedup(slow, fast)
     benchmark.group = "fits of the simulations"
     benchmark.extra_info |= {
         "kind": "simulation", "model": learner, "num_samples": num_samples, "num_features": num_features,
-        "num_threads": 1, "dtype": "float64", "device": "cpu", "fits_per_s": float(1 / np.median(fast)),
-        "sklearn_fits_per_s": float(1 / np.median(slow)), "speedup_vs_sklearn": ratio, "speedup_low": low,
+        "num_threads": 1, "dtype": "float64", "device": "cpu", "seconds_per_replicate": float(np.median(fast)),
+        "fits_per_s": float(1 / np.median(fast)), "sklearn_fits_per_s": float(1 / np.median(slow)),
+        "speedup_vs_sklearn": ratio, "speedup_low": low,
         "speedup_high": high,
     }  # fmt: skip
     replay(benchmark, list(fast))
 
 
-def _seconds(call: Callable[[], Array]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+#: Whole cells under in-sample mixup, m = n: (world, n, replicates). One of the three grows at a time; the worlds have
+#: 4, 20, 60 and 200 features.
+COSTS = [
+    *(("W1", n, 200) for n in (20, 80, 320, 1280)),
+    *((world, 80, 100) for world in ("W3 d=20", "W3 d=60", "phase isotropic c=2 cosines")),
+    *(("W1", 80, replicates) for replicates in (100, 1000, 4000)),
+]
+
+
+@pytest.fixture(scope="session")
+def cell_seconds() -> dict[tuple[str, int, int], Array]:
+    """Seconds per round of every cell of `COSTS`."""
+    with threadpool_limits(1):
+        return _interleaved({case: lambda case=case: simulate(_cell(*case)) for case in COSTS})
+
+
+@pytest.mark.parametrize(("world", "num_samples", "num_replicates"), COSTS)
+def test_cells(benchmark, cell_seconds: Any, world: str, num_samples: int, num_replicates: int) -> None:
+    """Draws, teacher, features, moments, bounds, learner and risks; memory is the peak of numpy's allocations."""
+    cell, per_replicate = _cell(world, num_samples, num_replicates), cell_seconds[world, num_samples, num_replicates]
+    tracemalloc.start()
+    table = simulate(cell)
+    peak_memory_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(table) == num_replicates and np.isfinite(table).all(axis=None)
+    benchmark.group = "cells of the simulations"
+    benchmark.extra_info |= {
+        "kind": "cell", "model": f"{world} {cell.arm}", "num_samples": num_samples,
+        "num_features": build_world(world).population.b.size, "num_replicates": num_replicates, "num_threads": 1,
+        "dtype": "float64", "device": "cpu", "seconds_per_replicate": float(np.median(per_replicate)) / num_replicates,
+        "peak_memory_bytes": peak_memory_bytes,
+    }  # fmt: skip
+    replay(benchmark, list(per_replicate))
+
+
+def _cell(world: str, num_samples: int, num_replicates: int) -> Cell:
+    return Cell(
+        world=world,
+        arm="S3",
+        num_samples=num_samples,
+        num_augmented=num_samples,
+        num_replicates=num_replicates,
+        master_seed=0,
+    )
+
+
+def _interleaved(calls: Mapping[Any, Callable[[], Any]]) -> dict[Any, Array]:
+    """Seconds of every call in `NUM_ROUNDS` rounds, each in random order, after one to warm up."""
+    rng, keys = np.random.default_rng(0), list(calls)
+    seconds: dict[Any, list[float]] = {key: [] for key in keys}
+    for _ in range(1 + NUM_ROUNDS):
+        for k in rng.permutation(len(keys)):
+            start = time.perf_counter()
+            calls[keys[k]]()
+            seconds[keys[k]].append(time.perf_counter() - start)
+    return {key: np.array(each[1:]) for key, each in seconds.items()}

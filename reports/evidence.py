@@ -81,6 +81,11 @@ class _Case(BaseModel):
     speedup_vs_teacher: float | None = None
     speedup_low: float | None = None
     speedup_high: float | None = None
+    num_samples: int | None = None
+    num_features: int | None = None
+    num_replicates: int | None = None
+    seconds_per_replicate: float | None = None
+    speedup_vs_sklearn: float | None = None
     origin: str | None = None
     not_run: str | None = None
 

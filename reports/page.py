@@ -140,6 +140,7 @@ def _render(
         bridge=_rows(simulation.bridge(evidence)),
         latency=_rows(tables.latency(evidence)),
         sizes=_rows(tables.sizes(evidence)),
+        costs=_rows(tables.simulation_costs(evidence)),
         skipped=_rows(latest(evidence.benchmarks).dropna(subset="not_run")),
         num_unregistered=evidence.num_unregistered,
         script=Markup(script),

@@ -59,6 +59,13 @@ def sizes(evidence: Evidence) -> pd.DataFrame:
     return cases.drop_duplicates(["model", "num_layers"], keep="last").sort_values("num_layers", ascending=False)
 
 
+def simulation_costs(evidence: Evidence) -> pd.DataFrame:
+    """Cost of fits and of whole simulated cells against n, features and replicates, the latest of each."""
+    cases = latest(evidence.benchmarks)
+    cases = cases[cases["kind"].isin(["simulation", "cell"]) & cases["not_run"].isna()]
+    return cases.sort_values(["kind", "num_features", "num_samples", "num_replicates"], ascending=[False, *[True] * 3])
+
+
 def size_latency_score(evidence: Evidence) -> pd.DataFrame:
     """One row per model that was timed and scored: layers, parameters, latency, mean score and its t interval.
 

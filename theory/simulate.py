@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Memory that one chunk of replicates may take, as estimated by `_chunks`.
-CHUNK_BYTES = 2**28
+CHUNK_BYTES = 2**26
 
 _ROLES: dict[Literal["originals", "augmented", "learner"], int] = {"originals": 0, "augmented": 1, "learner": 2}
 

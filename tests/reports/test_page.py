@@ -87,6 +87,16 @@ def test_the_page_shows_every_verdict_and_where_it_comes_from(page, built):
     assert "wording of the paper's theorem was not available" in page.text
 
 
+def test_the_page_shows_what_simulations_cost(built):
+    page = built.report.read_text()
+    (table,) = re.findall(r"<table[^>]*><caption>Cost of the simulations.*?</table>", page, re.DOTALL)
+    rows = [re.sub("<[^>]*>", " ", row).split() for row in re.findall(r"<tr><th scope=\"row\".*?</tr>", table)]
+    assert rows == [
+        ["simulation", "80", "4", "—", "125", "242", "[170,", "368]", "—"],
+        ["cell", "80", "200", "100", "125", "—", "43"],
+    ]
+
+
 def test_links_lead_somewhere(page, built):
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
