@@ -1,7 +1,7 @@
-"""Evidence on disk: schema, provenance, atomic writes and locks.
+"""Evidence on disk: schema and locks, and with `mixkd.files` and `mixkd.provenance` atomic writes and provenance.
 
-Producers (``mixkd``, ``theory``, ``benchmarks``) write here, ``reports`` reads. The module imports only
-the standard library, pydantic and filelock, so that everyone may import it.
+Producers (``mixkd``, ``theory``, ``benchmarks``) write here, ``reports`` reads. The three modules import only the
+standard library, pydantic and filelock, so that everyone may import this one.
 
 Layout of a store::
 
@@ -19,36 +19,24 @@ In each folder the JSON is written last: what has no valid JSON is unfinished wo
 import hashlib
 import json
 import os
-import platform
-import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
-SCHEMA_VERSION = 1
-
-#: A disk with less than this left is full: a checkpoint no longer fits.
-FULL_DISK_BYTES = 16 * 2**20
-
-#: Packages whose version can change a number in a record.
-VERSIONED_PACKAGES = (
-    "mixkd", "torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "scipy", "scikit-learn",
-)  # fmt: skip
-
-
-class UserError(Exception):
-    """A mistake its user can put right: one sentence that says what to do (exit code 2, no traceback)."""
+from mixkd.files import UserError as UserError
+from mixkd.files import atomic_path as atomic_path
+from mixkd.files import explaining_full_disk as explaining_full_disk
+from mixkd.files import file_sha256 as file_sha256
+from mixkd.files import write_text as write_text
+from mixkd.provenance import Frozen
+from mixkd.provenance import Provenance as Provenance
+from mixkd.provenance import command_line as command_line
+from mixkd.provenance import now as now
+from mixkd.provenance import provenance as provenance
 
 
 def canonical_json(identity: dict[str, Any]) -> str:
@@ -65,40 +53,12 @@ def content_id(identity: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def is_first_process() -> bool:
     """Whether this process may write: the only one, or the first of those that torchrun or accelerate started."""
     return os.environ.get("RANK", "0") == "0"
 
 
-class _Frozen(BaseModel):
-    # Strict numbers are left to the producers; unknown keys mean another schema and are refused.
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Provenance(_Frozen):
-    """Where numbers come from: all that can change bits without being part of the identity."""
-
-    commit: str | None
-    dirty: bool | None
-    versions: dict[str, str]
-    python: str
-    platform: str
-    processor: str
-    device: str
-    num_threads: int
-    seeds: dict[str, int]
-    command: str
-    started_at: str
-    wall_time_s: float
-
-
-class Record(_Frozen):
+class Record(Frozen):
     """One finished training run.
 
     Attributes:
@@ -123,7 +83,7 @@ class Record(_Frozen):
         return self
 
 
-class CellRecord(_Frozen):
+class CellRecord(Frozen):
     """One finished simulation cell; the replicates are in the parquet file beside it.
 
     Attributes:
@@ -156,62 +116,6 @@ class Problem(NamedTuple):
 
 class Busy(Exception):
     """Another process holds the lock."""
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; on success fsync it and rename it to `path`.
-
-    On an error the temporary file (or folder) is removed and `path` is left as it was.
-
-    Raises:
-        UserError: If the disk is full or the folder cannot be written.
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        yield temporary / path.name
-        written = temporary / path.name
-        for part in (written, *written.rglob("*")):
-            if part.is_file():
-                with part.open("rb") as file:
-                    os.fsync(file.fileno())
-        if path.is_dir():  # a folder cannot be renamed onto a full one
-            path.rename(temporary / "replaced")
-        written.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"Cannot write {path}: {error.strerror or error}. Free some space or choose another folder."
-        ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def explaining_full_disk(folder: Path) -> Iterator[None]:
-    """Turn any error into one sentence if it was a full disk: libraries raise all sorts of them then.
-
-    Raises:
-        UserError: If the error says so, or the disk of `folder` has less than 16 MiB left.
-    """
-    try:
-        yield
-    except Exception as error:
-        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        if "No space left" in str(error) or shutil.disk_usage(existing).free < FULL_DISK_BYTES:
-            raise UserError(
-                f"The disk of {folder} is full. Free some space, or choose another --output; the same command goes on "
-                "where it was."
-            ) from error
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 class Store:
@@ -342,73 +246,3 @@ def _read_all(paths: list[Path], model: type[_Model]) -> tuple[list[_Model], lis
         except UserError as error:
             problems.append(Problem(path, str(error)))
     return records, problems
-
-
-@cache
-def _git_state() -> tuple[str | None, bool | None]:
-    """Commit and dirty flag of the source tree; (None, None) outside a git checkout."""
-    folder = Path(__file__).parent
-    try:
-        _, commit, status = (
-            subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True, timeout=10).stdout
-            for args in (
-                ["ls-files", "--error-unmatch", Path(__file__).name],  # fails where the checkout is not ours
-                ["rev-parse", "HEAD"],
-                ["status", "--porcelain", "--untracked-files=no"],
-            )
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-    return commit.strip(), bool(status.strip())
-
-
-@cache
-def _processor() -> str:
-    """Name of the processor, as the operating system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-@cache
-def _versions() -> dict[str, str]:
-    installed = {}
-    for name in VERSIONED_PACKAGES:
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return installed
-
-
-def now() -> datetime:
-    """The current time, in UTC."""
-    return datetime.now(UTC)
-
-
-def command_line() -> str:
-    """The command this process was started with, without the folder it lives in."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def provenance(*, device: str, num_threads: int, seeds: dict[str, int], started_at: datetime) -> Provenance:
-    """Describe this process and machine; the wall time runs from `started_at` until now."""
-    commit, dirty = _git_state()
-    return Provenance(
-        commit=commit,
-        dirty=dirty,
-        versions=_versions(),
-        python=platform.python_version(),
-        platform=platform.platform(),
-        processor=_processor(),
-        device=device,
-        num_threads=num_threads,
-        seeds=seeds,
-        command=command_line(),
-        started_at=started_at.isoformat(timespec="seconds"),
-        wall_time_s=(now() - started_at).total_seconds(),
-    )
