@@ -182,7 +182,8 @@ def theory(
     """
     from mixkd.backends import open_backend
     from mixkd.progress import Progress
-    from theory.studies import CLAIM_STUDIES, DEFAULT_STUDIES, needs_embeddings, run_studies
+    from theory.running import run_studies
+    from theory.studies import CLAIM_STUDIES, DEFAULT_STUDIES, needs_embeddings
 
     store = Store(output)
     studies = list(studies or DEFAULT_STUDIES)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from theory.deviation import empirical_rademacher, sup_absolute_deviation, sup_deviation
     from theory.learners import ball_erm, min_norm, ridge
     from theory.moments import Moments
-    from theory.studies import MASTER_SEED, STUDIES, Study, run_studies
+    from theory.running import run_studies
+    from theory.studies import MASTER_SEED, STUDIES, Study
     from theory.world import World
     from theory.worlds import WORLDS, build_world
 
@@ -35,7 +36,7 @@ _MODULE_OF = {
     "MASTER_SEED": "studies",
     "STUDIES": "studies",
     "Study": "studies",
-    "run_studies": "studies",
+    "run_studies": "running",
     "WORLDS": "worlds",
     "World": "world",
     "build_world": "worlds",

@@ -1,16 +1,14 @@
-"""The registered simulations: which cells each claim is judged by, and how the missing ones are run."""
+"""The registered simulations: which cells each claim is judged by."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-from mixkd.store import Store, UserError, atomic_path, now, provenance
 from theory.arms import Arm, Pairing
 from theory.cell import Cell
 from theory.closed_forms import mixup_excess_risk, sample_size_ratio
 from theory.laws import Shape
-from theory.simulate import simulate
 from theory.worlds import CURVATURES, SHAPES, phase_name
 
 #: Seed of the ledger's evidence (arXiv 2011.00593), and of the pilots that its thresholds come from.
@@ -30,8 +28,6 @@ SIZES = (20, 40, 80, 160, 320, 640, 1280)
 CURVATURE_EXCESS = mixup_excess_risk(augmented_share=0.5, beta_alpha=1.0, half_trace=2.4 / 3 / 2)
 #: n*(S1) / n*(S0) with m = n.
 SAMPLE_SIZE_RATIO = sample_size_ratio(rho=1.0)
-
-Report = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -219,83 +215,9 @@ def pilot_of(study: Study) -> Study:
     return Study(study.title, cells)
 
 
-def run_studies(
-    names: Iterable[str],
-    store: Store,
-    num_jobs: int = 1,
-    force: bool = False,
-    report: Report | None = None,
-    device: str | None = None,
-    pilot: bool = False,
-) -> int:
-    """Simulate the cells of some studies that the store lacks; cells that studies share are run once.
-
-    Each cell is saved when it finishes, so a killed run resumes where it was, and locked while it runs,
-    so several processes may work on one store. Inside ``joblib.parallel_config`` another backend than loky can
-    be chosen; the numbers do not depend on it.
-
-    Args:
-        names: Keys of `STUDIES`; none means `DEFAULT_STUDIES`.
-        store: Where the cells are kept.
-        num_jobs: Worker processes; -1 for one per core.
-        force: Whether to simulate finished cells again.
-        report: Called as ``report(done, total, label)`` after every cell, and once before the first.
-        device: None for numpy; "cpu", "cuda" ... for torch there. The numbers agree to 1e-10.
-        pilot: Whether to run the cells on the pilots' seed instead.
-
-    Returns:
-        Number of cells that were missing (or, with `force`, of all cells).
-
-    Raises:
-        UserError: If a study does not exist, or the store holds a damaged cell.
-    """
-    import joblib
-
-    names = list(names) or [name for name in DEFAULT_STUDIES if name in STUDIES]
-    unknown = [name for name in names if name not in STUDIES]
-    if unknown:
-        raise UserError(f"There is no study {', '.join(unknown)}; choose from {', '.join(STUDIES)}, calibration.")
-    labels: dict[Cell, str] = {}  # equal cells are run once, under the name of the first study that asks for them
-    for name in names:
-        study = pilot_of(STUDIES[name]) if pilot else STUDIES[name]
-        for role, cell in study.cells.items():
-            labels.setdefault(cell, f"{name} {role}")
-    missing = [cell for cell in labels if force or store.load_cell(cell.cell_id) is None]
-    tell = report or (lambda done, total, label: None)
-    tell(0, len(missing), "")
-    jobs = (joblib.delayed(run_cell)(cell, store, force, device) for cell in missing)
-    parallel = joblib.Parallel(n_jobs=num_jobs, return_as="generator_unordered")
-    for done, cell in enumerate(parallel(jobs), start=1):
-        tell(done, len(missing), labels[cell])
-    return len(missing)
-
-
 def needs_embeddings(names: Iterable[str]) -> bool:
     """Whether a study of these draws from sentence embeddings."""
     chosen = list(names) or list(DEFAULT_STUDIES)
     return any(
         cell.world.startswith("real ") for name in chosen if name in STUDIES for cell in STUDIES[name].cells.values()
     )
-
-
-def run_cell(cell: Cell, store: Store, force: bool = False, device: str | None = None) -> Cell:
-    """Simulate one cell and save it, unless another process has done so meanwhile.
-
-    One thread per cell: the matrices are small, and the bits do not depend on the number of cores.
-    """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    identity = cell.model_dump(mode="json")
-    with store.lock(cell.cell_id), threadpool_limits(1):
-        if force or store.load_cell(cell.cell_id) is None:
-            started_at = now()
-            frame = simulate(cell, embeddings=store.embeddings_path, device=device)
-            path = store.cell_data_path(cell.cell_id)
-            path.with_suffix(".json").unlink(missing_ok=True)  # from here on unfinished, however this ends
-            with atomic_path(path) as temporary:
-                frame.to_parquet(temporary)
-            seeds = {"master_seed": cell.master_seed}
-            store.save_cell(
-                identity, provenance(device=device or "cpu", num_threads=1, seeds=seeds, started_at=started_at)
-            )
-    return cell

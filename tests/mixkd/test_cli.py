@@ -114,11 +114,12 @@ def test_pilots_run_on_their_own_seed(tmp_path):
 
 def test_the_calibration_runs_its_pilots_first(tmp_path, monkeypatch):
     import reports.calibration
+    import theory.running
     import theory.studies
 
     calls = []
     monkeypatch.setattr(
-        theory.studies, "run_studies", lambda names, *_, pilot, **__: calls.append((list(names), pilot))
+        theory.running, "run_studies", lambda names, *_, pilot, **__: calls.append((list(names), pilot))
     )
     monkeypatch.setattr(theory.studies, "needs_embeddings", lambda names: False)
     monkeypatch.setattr(reports.calibration, "run_calibration", lambda store, force, jobs: calls.append(store.root))
@@ -131,10 +132,11 @@ def test_the_calibration_runs_its_pilots_first(tmp_path, monkeypatch):
 
 def test_real_inputs_are_exported_once(tmp_path, monkeypatch):
     import mixkd.embeddings
+    import theory.running
     import theory.studies
 
     calls = []
-    monkeypatch.setattr(theory.studies, "run_studies", lambda *_, **__: calls.append("studies"))
+    monkeypatch.setattr(theory.running, "run_studies", lambda *_, **__: calls.append("studies"))
     monkeypatch.setattr(
         mixkd.embeddings, "export_embeddings", lambda path: (path.parent.mkdir(), path.touch(), calls.append("export"))
     )
