@@ -76,16 +76,18 @@ COSTS = [
 
 
 @pytest.fixture(scope="session")
-def cell_seconds() -> dict[tuple[str, int, int], Array]:
-    """Seconds per round of every cell of `COSTS`."""
+def cell_seconds(request: pytest.FixtureRequest) -> dict[Cell, Array]:
+    """Seconds per round of every cell that was asked for."""
+    asked = [_cell(**item.callspec.params) for item in request.session.items if "cell_seconds" in item.fixturenames]
     with threadpool_limits(1):
-        return _interleaved({case: lambda case=case: simulate(_cell(*case)) for case in COSTS})
+        return _interleaved({cell: lambda cell=cell: simulate(cell) for cell in asked})
 
 
 @pytest.mark.parametrize(("world", "num_samples", "num_replicates"), COSTS)
-def test_cells(benchmark, cell_seconds: Any, world: str, num_samples: int, num_replicates: int) -> None:
+def test_cells(benchmark, cell_seconds: dict[Cell, Array], world: str, num_samples: int, num_replicates: int) -> None:
     """Draws, teacher, features, moments, bounds, learner and risks; memory is the peak of numpy's allocations."""
-    cell, per_replicate = _cell(world, num_samples, num_replicates), cell_seconds[world, num_samples, num_replicates]
+    cell = _cell(world, num_samples, num_replicates)
+    seconds = cell_seconds[cell]
     tracemalloc.start()
     table = simulate(cell)
     peak_memory_bytes = tracemalloc.get_traced_memory()[1]
@@ -95,10 +97,10 @@ def test_cells(benchmark, cell_seconds: Any, world: str, num_samples: int, num_r
     benchmark.extra_info |= {
         "kind": "cell", "model": f"{world} {cell.arm}", "num_samples": num_samples,
         "num_features": build_world(world).population.b.size, "num_replicates": num_replicates, "num_threads": 1,
-        "dtype": "float64", "device": "cpu", "seconds_per_replicate": float(np.median(per_replicate)) / num_replicates,
+        "dtype": "float64", "device": "cpu", "seconds_per_replicate": float(np.median(seconds)) / num_replicates,
         "peak_memory_bytes": peak_memory_bytes,
     }  # fmt: skip
-    replay(benchmark, list(per_replicate))
+    replay(benchmark, list(seconds))
 
 
 def _cell(world: str, num_samples: int, num_replicates: int) -> Cell:

@@ -45,8 +45,9 @@ def build_parser(commands: dict[str, Callable[..., None]]) -> ArgumentParser:
             skip.add("studies")
         elif name == "bench":
             command.usage = "mixkd bench [--output OUTPUT] [options of pytest]"
-        for flag in _FLAGS.keys() & inspect.signature(function).parameters:
-            command.add_argument(f"--{flag.replace('_', '-')}", dest=flag, action="store_true", help=_FLAGS[flag])
+        for flag, text in _FLAGS.items():
+            if flag in inspect.signature(function).parameters:
+                command.add_argument(f"--{flag.replace('_', '-')}", dest=flag, action="store_true", help=text)
         command.add_function_arguments(function, None, skip=skip)
         subcommands.add_subcommand(name, command, help=summary)
     return parser

@@ -90,7 +90,7 @@ def test_without_the_device_that_was_asked_for_nothing_is_measured_and_the_json_
 
     if torch.cuda.is_available():
         pytest.skip("needs a machine without CUDA")
-    output, _ = run_benchmarks(tmp_path, tiny_store.root, "--device=cuda", "-k", "not fits")
+    output, _ = run_benchmarks(tmp_path, tiny_store.root, "--device=cuda", "-k", "not simulation")
     assert len(output["benchmarks"]) == 15
     for case in output["benchmarks"]:
         assert case["extra_info"]["not_run"] == "this machine has no CUDA device that torch can use"
@@ -106,6 +106,15 @@ def test_fits_of_the_simulations_are_compared_with_scikit_learn(tmp_path, tiny_s
         assert 0 < case["speedup_low"] <= case["speedup_vs_sklearn"] <= case["speedup_high"]
         ratio = case["fits_per_s"] / case["sklearn_fits_per_s"]
         assert case["speedup_vs_sklearn"] == pytest.approx(ratio)
+
+
+def test_cells_of_the_simulations_cost_little_memory(tmp_path, tiny_store):
+    output, _ = run_benchmarks(tmp_path, tiny_store.root, "-k", "cells and W1-80-1")
+    assert {benchmark["params"]["num_replicates"] for benchmark in output["benchmarks"]} == {100, 1000}
+    for case in (benchmark["extra_info"] for benchmark in output["benchmarks"]):
+        assert case["kind"] == "cell" and case["num_features"] == 4
+        assert 0 < case["seconds_per_replicate"] < 1
+        assert 1e6 < case["peak_memory_bytes"] < 1e9
 
 
 @pytest.mark.gpu
