@@ -41,6 +41,10 @@ Statistic = Literal[
 ]
 
 
+#: Statistics whose values the calibration draws anew from the pilots' own, not from a law that fits the test.
+RESAMPLED: tuple[Statistic, ...] = ("mean difference", "ratio of means", "median", "log-log slope")
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 

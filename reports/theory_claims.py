@@ -68,14 +68,15 @@ THEORY_CLAIMS: tuple[Claim, ...] = (
     ),
     _theory(
         "T06",
-        "With fresh inputs, the one-sided uniform deviation falls like the root of the number of all inputs.",
+        "With fresh inputs, the one-sided uniform deviation falls like one over the root of the number of all inputs.",
         "inequality T1",
         *within(at_most("log-log slope", "sup_one_sided", "W1 S1", None, 0), -0.5, 0.05),
         study="gap_by_n",
     ),
     _theory(
         "T07",
-        "As many fresh inputs as originals halve the number of originals that a given deviation needs.",
+        "As many fresh inputs as originals halve the number of originals that it takes for a deviation of at most 0.3 "
+        "in 95 % of all samples.",
         "inequality T1 (n*(S1) / n*(S0) = 1 / (1 + rho), rho = 1)",
         *within(
             at_most("least sample size", "sup_one_sided", "W1 S1", "W1 S0", 0),
@@ -99,8 +100,8 @@ THEORY_CLAIMS: tuple[Claim, ...] = (
     ),
     _theory(
         "T10",
-        "With independent mixup, the one-sided uniform deviation tends to the discrepancy of the mixed law, times its "
-        "share.",
+        "With independent mixup and 5,120 originals, the one-sided uniform deviation is the discrepancy of the mixed "
+        "law, times its share, within 5 %.",
         "inequality T2 (its limit)",
         *within(
             at_most("ratio of means", "sup_one_sided", "S2", None, 1, "limit"),
@@ -126,7 +127,7 @@ THEORY_CLAIMS: tuple[Claim, ...] = (
     _theory(
         "T13",
         "The bound for as many independent inputs covers in-sample mixup with 100 mixups per original.",
-        "inequality T3 (pairs of one sample are not independent)",
+        "inequality T3 (mixed inputs of one sample are neither independent nor drawn from p)",
         _covers("rho=100", "iid_bound"),
         control=True,
     ),
@@ -147,7 +148,7 @@ THEORY_CLAIMS: tuple[Claim, ...] = (
     _theory(
         "T15",
         "From 20 to 100 mixups per original, the one-sided uniform deviation hardly moves: within 5 %.",
-        "case (iii), more mixups only remove the conditional Monte-Carlo term",
+        "case (iii), more mixups only remove the conditional Monte-Carlo term, and raise the mixed share a little",
         *within(at_most("ratio of means", "sup_one_sided", "rho=100", "rho=20", 0), 1, 0.05),
         study="T13",
     ),
@@ -156,7 +157,7 @@ THEORY_CLAIMS: tuple[Claim, ...] = (
         "One mixup per pair of d + 1 originals identifies a quadratic teacher; the originals alone do not.",
         "case (i), teacher queries",
         at_most("median", "population_risk", "S3", None, 1e-8),
-        at_most("median", "population_risk", "S3", "S0", 1e-6),
+        at_least("median", "population_risk", "S0", None, 1.0),  # 17 in the pilot
     ),
     _theory(
         "T17",

@@ -18,7 +18,6 @@ MEASURES = {
     "sup_two_sided": "two-sided uniform deviation",
     "overtraining": "ratio of final to least risk",
     "limit": "its limit",
-    "promised": "what is promised",
     "bound": "its bound",
     "iid_bound": "the bound for independent inputs",
     "mutant_loss": "the bound with half the M",

@@ -21,7 +21,7 @@ N1 (T11). If the loss of every h is convex on every segment [x_i, x_j] (affine t
 N2 (T14). Copies drawn at random have E[R'_m | S] = R_n, so by the same step E sup+ is at least that of S0; equally
    often copied, R_a = R_n, and nothing changes.
 N4 (T19). sup+ and the learned gap hold R(h; p) against R_a. Where the augmented inputs are harder than p, so that R_a
-   is larger, both shrink whatever the student has learned.
+   is larger for every student, sup+ shrinks whatever there is to learn; so may the learned gap, while the risk rises.
 Case (i) (T16, T17). A min-norm student knows the teacher on the span of its features. Mixing keeps affine features
    within the span of the originals', so nothing is learned; of quadratic features each pair adds one direction,
    and d + 1 originals with their d (d + 1) / 2 pairs span all (d + 1)(d + 2) / 2.

@@ -16,7 +16,7 @@ def mixup_excess_risk(augmented_share: float, beta_alpha: float, half_trace: flo
 
     On a segment the teacher lies below its chord by lam (1 - lam) (x_i - x_j)'H(x_i - x_j) / 2. With
     E lam (1 - lam) = (1 - kappa) / 2 and E (x_i - x_j)'H(x_i - x_j) = 2 tr(H Sigma), its mean under q is lower by
-    (1 - kappa) tr(H Sigma) / 2. For symmetric p with uncorrelated coordinates the slopes stay unbiased, so the least
+    (1 - kappa) tr(H Sigma) / 2. For symmetric p, p(x) = p(-x), the slopes stay unbiased, so the least
     squares student only has its intercept wrong, by alpha times that; the excess risk is its square.
 
     Args:

@@ -113,8 +113,8 @@ def _replicates(key: str, role: str, effect: str, own: np.random.Generator, seed
             columns["iid_bound"] = np.full(n, 5.0 if good else 0.1)
         case "T14" if reference or role == "balanced":
             columns["sup_one_sided"] = shared * 0.3 + (0 if good or reference else 1e-3)
-        case "T16" if not reference and good:
-            columns["population_risk"] = base * 1e-14
+        case "T16" if good:
+            columns["population_risk"] = base * (50 if reference else 1e-14)
         case "identification" if not reference:
             columns["population_risk"] = base * 1e-14
         case "T17":
@@ -133,8 +133,6 @@ def _replicates(key: str, role: str, effect: str, own: np.random.Generator, seed
         case "calibration":
             flags = {test.measure for claim in LEDGER if claim.study == key for test in claim.tests}
             columns = {flag: np.ones(n) if good else (np.arange(n) % 2).astype(float) for flag in flags}
-            columns |= {flag: own.normal(0.95 if good else 0.8, 0.02, n) for flag in flags if "covered" in flag}
-            columns["promised"] = np.full(n, 0.95)
     return columns
 
 

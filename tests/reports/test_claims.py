@@ -44,7 +44,7 @@ def test_thresholds_are_those_of_the_design():
     assert registered["T05"] == [("below", 0.8)]
     assert registered["T11"] == registered["T14"] == [("below", 1)]
     assert registered["T14b"] == [("below", 0)]
-    assert registered["T16"] == [("below", 1e-8), ("below", 1e-6)]
+    assert registered["T16"] == [("below", 1e-8), ("above", 1.0)]
     assert registered["T17"] == [("below", 1e-8)] * 3
     assert registered["T22"] == [("below", 0)] * 4
     assert registered["T23"] == [("below", 0)] * 2

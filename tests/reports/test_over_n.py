@@ -6,7 +6,9 @@ import synthetic
 
 from mixkd.store import Store
 from reports import over_n
+from reports.claims import DELTA, EPSILON
 from reports.evidence import load
+from reports.sample_size import least_sample_sizes
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +44,6 @@ def test_rates_and_least_sample_sizes(evidence):
     ratio = sizes.loc[("W1", "S1"), "effect"] / sizes.loc[("W1", "S0"), "effect"]
     assert ratio == pytest.approx(0.5, abs=0.06)
     assert (sizes["low"] <= sizes["effect"]).all()
+    deviations = {n: evidence.cells["gap_by_n", f"W1 S0 n={n}"]["sup_one_sided"] for n in synthetic.SIZES}
+    (found, *_) = least_sample_sizes(deviations, EPSILON, DELTA, num=1)
+    assert sizes.loc[("W1", "S0"), "effect"] == pytest.approx(found)

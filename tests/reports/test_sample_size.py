@@ -31,3 +31,14 @@ def test_least_sample_size_that_is_never_reached_is_unbounded():
     draws = least_sample_sizes({n: np.full(50, 1.0) for n in (10, 20, 40)}, 0.3, 0.05, num=10)
     found = sample_size_interval(draws)
     assert found.effect == found.high == np.inf
+
+
+def test_arms_are_resampled_alike():
+    deviations = {n: np.random.default_rng(n).exponential(size=100) / np.sqrt(n) for n in (10, 40, 160)}
+    one, two = (least_sample_sizes(deviations, 0.3, 0.05, num=20) for _ in range(2))
+    assert np.array_equal(one, two)
+
+
+def test_one_resample_that_reaches_nothing_leaves_the_interval_open():
+    found = sample_size_interval(np.array([20.0, 19.0, np.inf, 21.0]))
+    assert (found.effect, found.low, found.high) == (20, 19, np.inf)

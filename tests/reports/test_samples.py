@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import synthetic
 
@@ -103,3 +104,24 @@ def test_a_later_measurement_replaces_an_earlier_one(tmp_path):
         file = synthetic.benchmark_file(time_ratio=ratio) | {"datetime": f"{day}T00:00:00"}
         (store.benchmarks_dir / f"{name}.json").write_text(json.dumps(file))
     assert set(read(store, "E09").arm.round(3)) == {0.4}
+
+
+def test_the_largest_difference_is_over_all_coefficients_and_both_signs(tmp_path):
+    store = Store(tmp_path)
+    for arm in ("S0", "S3"):
+        cell = synthetic.STUDIES["T17"].cells[arm]
+        columns = {f"coefficient_{k}": np.zeros(200) for k in range(3)}
+        columns["coefficient_2"] = np.full(200, -0.5 if arm == "S3" else 0.0)
+        synthetic.save_cell(store, cell, columns)
+    found = samples(load(store, synthetic.STUDIES), CLAIMS["T17"], CLAIMS["T17"].tests[0])
+    assert (found.arm == 0.5).all()
+
+
+def test_sizes_are_those_of_the_world_and_arm(tmp_path):
+    store = Store(tmp_path)
+    for role, cell in synthetic.STUDIES["gap_by_n"].cells.items():
+        synthetic.save_cell(store, cell, {"sup_one_sided": np.full(200, 1.0 if role.startswith("W1 S1") else 2.0)})
+    found = samples(load(store, synthetic.STUDIES), CLAIMS["T06"], CLAIMS["T06"].tests[0])
+    assert (found.arm == 1).all() and set(found.frame["n"]) == set(synthetic.SIZES)
+    both = samples(load(store, synthetic.STUDIES), CLAIMS["T07"], CLAIMS["T07"].tests[0])
+    assert (both.reference == 2).all()

@@ -63,3 +63,22 @@ def test_the_bridge_names_what_cannot_be_estimated(evidence, tmp_path):
     assert simulated["low"] < simulated["effect"] < simulated["high"] < 0
     empty = simulation.bridge(load(Store(tmp_path), synthetic.STUDIES))
     assert empty["effect"].isna().all() and empty["reason"].notna().all()
+
+
+def test_mutants_are_told_only_where_the_interval_is_below(tmp_path):
+    store, sup = Store(tmp_path), np.arange(200.0)
+    for world, misses in (("W1", 10), ("W2", 40), ("coin", 0)):
+        synthetic.save_cell(
+            store,
+            synthetic.STUDIES["T01"].cells[world],
+            {"sup_one_sided": sup, "mutant_loss": np.full(200, 199.0 - misses)},
+        )
+    found = simulation.mutations(load(store, synthetic.STUDIES)).set_index("world")
+    assert found["told"].to_dict() == {"W1": False, "W2": True, "coin": False}
+    assert found.loc["coin", "slack"] == pytest.approx(199 / np.quantile(sup, 0.95))
+
+
+def test_ratios_are_arm_over_reference(evidence):
+    ratio = simulation.ratios(evidence).set_index("claim").loc["T05"]
+    arms = [evidence.cells["T05", arm]["sup_one_sided"].mean() for arm in ("S1", "S0")]
+    assert ratio["ratio"] == pytest.approx(arms[0] / arms[1])

@@ -167,3 +167,13 @@ def test_slope_agrees_with_hc3_by_hand():
 def test_holm_agrees_with_statsmodels(seed):
     p_values = list(np.random.default_rng(seed).uniform(0, 0.2, 12).round(2))  # with ties
     assert statistics.holm(p_values) == pytest.approx(list(multipletests(p_values, method="holm")[1]))
+
+
+def test_ratio_needs_a_positive_denominator():
+    reference = np.random.default_rng(0).normal(-1, 0.01, 20)
+    assert statistics.ratio_estimate(0.5 * reference + np.linspace(0, 0.01, 20), reference)[1:] == (
+        -np.inf,
+        np.inf,
+        1,
+        1,
+    )

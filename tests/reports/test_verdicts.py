@@ -10,7 +10,10 @@ from reports.evidence import load
 from reports.ledger import LEDGER
 from reports.results import evaluate
 from reports.samples import Samples
-from reports.verdicts import evidence_frame, judge_all, judge_outcomes
+from reports.statistics import Estimate
+from reports.verdicts import claim_p_values, decide, evidence_frame, judge_all, judge_outcomes
+
+CLAIMS = {claim.id: claim for claim in LEDGER}
 
 
 @pytest.fixture(scope="module", params=["good", "bad", "null"])
@@ -128,3 +131,16 @@ def test_the_evidence_frame_holds_the_values_compared(world):
     first = judged["T22"].results[0]
     rows = frame[frame["test"] == frame["test"].iloc[0]]
     assert (rows["S3 n=20"] - rows["S0 n=20"]).mean() == pytest.approx(first.estimate.effect)
+
+
+def test_a_claim_is_as_strong_as_its_weakest_test_and_falls_by_its_clearest():
+    below, above = CLAIMS["T12"].tests
+    clear, unclear = Estimate(0.8, 0.7, 0.9, 0.001, 0.999), Estimate(1.0, 0.9, 1.1, 0.5, 0.5)
+    assert claim_p_values([(below, clear), (above, unclear)]) == (0.5, 1.0)
+    assert claim_p_values([(below, clear), (above, clear)]) == (0.999, pytest.approx(0.002))
+
+
+def test_support_needs_the_intervals_too():
+    assert decide(0.01, 1.0, all_hold=False) == "inconclusive"
+    assert decide(0.01, 1.0, all_hold=True) == "supported"
+    assert decide(1.0, 0.05, all_hold=False) == "contradicted"
