@@ -1,4 +1,4 @@
-"""Worlds made of points: sentence embeddings from a file."""
+"""Worlds made of points: the phase diagram's, and sentence embeddings from a file."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,10 @@ from safetensors.numpy import save_file
 
 from mixkd.store import UserError
 from theory.cell import Cell
+from theory.empirical import phase_world
+from theory.functions import tanh_teacher
 from theory.simulate import simulate
+from theory.world import WORLD_SEED
 from theory.worlds import build_world
 
 
@@ -19,6 +22,16 @@ def cell(world="W1", arm="S0", n=20, m=0, num_replicates=8, **others):
         num_replicates=num_replicates,
         **{"master_seed": 5, **others},
     )
+
+
+@pytest.mark.parametrize("curvature", [0.25, 4.0])
+def test_teachers_of_the_phase_diagram_are_w4s_with_a_curvature(curvature):
+    world = phase_world("isotropic", curvature, "affine")
+    w4 = tanh_teacher(np.random.default_rng([WORLD_SEED, 4]), 10)
+    labels = np.tanh(curvature * world.law.points @ w4.directions) @ w4.amplitudes
+    np.testing.assert_allclose(world.teacher(world.law.points), labels / labels.std())
+    assert (world.learner, world.ridge_penalty) == ("ridge", 1e-3)
+    assert np.unique(world.test_inputs, axis=0).shape == (4000, 10)
 
 
 def test_real_worlds_say_how_to_get_their_inputs(tmp_path):
@@ -47,7 +60,10 @@ def test_real_worlds_draw_from_the_file_and_ask_the_head(tmp_path, student):
     weights = rng.standard_normal(world.population.b.size)
     risk = np.mean((truth - world.features(inputs) @ weights) ** 2)
     assert world.population.risk(weights) == pytest.approx(risk)
+    if student == "cosines":  # their length scale is the root of the total variance, here of 16 in 4 dimensions
+        assert world.features.frequencies.var() * inputs.var(axis=0).sum() == pytest.approx(1, rel=0.2)
     drawn = world.draw(np.random.default_rng(1), 200)
     assert {tuple(row) for row in drawn} <= {tuple(row) for row in inputs}
+    assert sorted(map(tuple, world.test_inputs)) == sorted(map(tuple, inputs))  # each once
     frame = simulate(cell(f"real {student}", "S3", n=4, m=4, num_replicates=2), embeddings=tmp_path / "embeddings")
     assert np.isfinite(frame.to_numpy()).all()

@@ -4,6 +4,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from theory.laws import NUM_POINTS, Empirical, Normal, Shape, Uniform, points_of
 
@@ -45,6 +46,13 @@ def test_shapes_are_what_their_names_say():
         centres = np.stack([points["mixture"][nearest == k].mean(axis=0) for k in range(4)])
     within = np.mean(np.sum((points["mixture"] - centres[nearest]) ** 2, axis=1))
     assert within < 5
+
+
+def test_heavy_tails_have_three_degrees_of_freedom():
+    """t = z / sqrt(chi2_3 / 3) in R^10, so that ||t||^2 / 10 ~ F(10, 3), up to the common scale."""
+    squares = np.sum(points_of("heavy-tailed", 10, np.random.default_rng(3)) ** 2, axis=1)
+    law = stats.f(10, 3)
+    assert stats.kstest(squares / np.median(squares) * law.median(), law.cdf).pvalue > 1e-3
 
 
 def test_an_empirical_law_is_its_points():

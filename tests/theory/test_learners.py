@@ -15,7 +15,7 @@ from theory.learners import (
     ridge,
     train_networks,
 )
-from theory.moments import sample_moments
+from theory.moments import Moments, sample_moments
 
 
 def problem(num_samples, num_features, singular=None, seed=0, batch=3):
@@ -123,6 +123,21 @@ def test_gradient_flow_solves_its_differential_equation(num_samples, num_feature
         np.testing.assert_allclose(path, solved.y.T, atol=1e-8)
     np.testing.assert_allclose(gradient_flow(moments, np.array([1e9]))[:, 0], min_norm(features, targets), atol=1e-6)
     np.testing.assert_allclose(gradient_flow(moments, np.array([1e-9]))[:, 0], 1e-9 * moments.b, rtol=1e-6)
+
+
+def test_slow_directions_of_the_flow_keep_their_digits():
+    """(1 - exp(-x)) / x = 1 - x/2 + ..: for small x, too, the second term counts."""
+    rates = np.array([5e-4, 1e-9])
+    flow = gradient_flow(Moments(rates[:, None, None], np.ones((2, 1)), np.ones(2)), np.array([1.0]))
+    assert flow[:, 0, 0] == pytest.approx(1 - rates / 2 + rates**2 / 6, rel=1e-10)
+
+
+def test_networks_start_with_units_of_order_one():
+    """Weights ~ N(0, 1 / inputs) in both layers, no biases."""
+    start = initial_networks([np.random.default_rng(k) for k in range(200)], 25, 16)
+    assert np.sqrt(25) * start.hidden.std() == pytest.approx(1, rel=0.02)
+    assert np.sqrt(16) * start.output.std() == pytest.approx(1, rel=0.05)
+    assert not start.biases.any() and not start.offset.any()
 
 
 def test_networks_train_as_in_torch():

@@ -9,6 +9,8 @@ from scipy.special import roots_jacobi
 from theory.bounds import t0_bound, t2_bound, t3_bound
 from theory.cell import Cell
 from theory.deviation import sup_deviation
+from theory.learners import gradient_flow, initial_networks, train_networks
+from theory.measures import discrepancy
 from theory.moments import sample_moments
 from theory.simulate import simulate
 from theory.worlds import build_world, monomial_moments
@@ -23,6 +25,11 @@ def cell(world="W1", arm="S0", n=20, m=0, num_replicates=8, **others):
         num_replicates=num_replicates,
         **{"master_seed": 5, **others},
     )
+
+
+def stream(n, replicate, role=0):
+    """The generator of one replicate of a `cell`: of its originals (0), augmented inputs (1) or learner (2)."""
+    return np.random.default_rng(np.random.SeedSequence([5, n], spawn_key=(replicate, role)))
 
 
 def test_in_sample_mixup_never_shrinks_the_one_sided_supremum_of_affine_students():
@@ -64,8 +71,7 @@ def test_identities_of_min_norm_students_with_a_linear_teacher():
     weights = {arm: frame.filter(like="coefficient_").to_numpy() for arm, frame in arms.items()}
     assert weights["S0"].shape == (8, 10)
     np.testing.assert_allclose(weights["S3"], weights["S0"], rtol=0, atol=1e-8)
-    stream = np.random.SeedSequence([5, 6], spawn_key=(0, 0))
-    inputs = np.random.default_rng(stream).standard_normal((6, 10))
+    inputs = stream(6, 0).standard_normal((6, 10))
     truth = np.full(10, 10**-0.5)
     assert weights["S0"][0] == pytest.approx(np.linalg.pinv(inputs) @ inputs @ truth)
     assert arms["S0"]["parameter_error"].to_numpy() == pytest.approx(np.linalg.norm(weights["S0"] - truth, axis=1))
@@ -76,6 +82,17 @@ def test_identities_of_min_norm_students_with_a_linear_teacher():
         np.testing.assert_allclose(weights[arm], np.tile(truth, (8, 1)), atol=1e-8)
     short = simulate(cell("W3", "S1", n=6, m=3))
     assert short["parameter_error"].min() > 1e-3  # n + m < d
+
+
+def test_suprema_around_the_teacher_are_eigenvalues():
+    """W3's ball is the unit ball around f, where R - R_n = v'(I - S)v, S = X'X / n; under q, I becomes kappa I."""
+    frame = simulate(cell("W3", n=15, num_replicates=3))
+    for replicate, row in frame.iterrows():
+        inputs = stream(15, replicate).standard_normal((15, 10))
+        eigenvalues = 1 - np.linalg.eigvalsh(inputs.T @ inputs / 15)
+        assert row["sup_one_sided"] == pytest.approx(eigenvalues.max())
+        assert row["sup_two_sided"] == pytest.approx(np.abs(eigenvalues).max())
+    assert discrepancy("W3", 1.0) == pytest.approx(1 / 3)  # 1 - kappa
 
 
 def test_one_mixup_per_pair_identifies_a_quadratic_teacher():
@@ -98,6 +115,7 @@ def test_columns_are_those_that_apply():
     assert set(simulate(cell("W2", "S2", m=5))) == uniform | learned | mixed
     assert set(simulate(cell("W2", "S3", m=5))) == uniform | learned | mixed | {"mutant_conditional"}
     assert set(simulate(cell("W2", "S3", m=5, pairing="permutation"))) == uniform | learned | {"limit"}
+    assert set(simulate(cell("W2", "S3", n=4, m=6, pairing="every"))) == uniform | learned | {"limit"}
     assert set(simulate(cell("W2", "jitter", m=5))) == uniform | learned
     assert set(simulate(cell("W4", n=5))) == learned
     assert set(simulate(cell("W4 affine"))) == learned
@@ -110,7 +128,7 @@ def test_columns_are_those_that_apply():
 @pytest.mark.parametrize("pairing", ["distinct", "any"])
 def test_bounds_of_mixed_samples_by_brute_force(pairing):
     """T1 to T3 from their parts: complexities from enumerated pairs and lam, discrepancy from a generic solver."""
-    n, m, a = 6, 9, 0.7
+    n, m, a = 7, 9, 0.7  # of an odd sample, T3's blocks leave one out
     world = build_world("W2")
     frame = simulate(cell("W2", "S3", n=n, m=m, num_replicates=2, beta_alpha=a, pairing=pairing))
     radius, reach = 1.5, 1.8 + 1.5 * 2.0
@@ -134,8 +152,7 @@ def test_bounds_of_mixed_samples_by_brute_force(pairing):
         for start in starts
     )  # fmt: skip
     for replicate, row in frame.iterrows():
-        stream = np.random.SeedSequence([5, n], spawn_key=(replicate, 0))
-        inputs = np.random.default_rng(stream).uniform(-1, 1, (n, 3))
+        inputs = stream(n, replicate).uniform(-1, 1, (n, 3))
         pairs = [(i, j) for i in range(n) for j in range(n) if i != j or pairing == "any"]
         squares = [
             weight * (1 + np.sum((t * inputs[i] + (1 - t) * inputs[j]) ** 2))
@@ -150,10 +167,14 @@ def test_bounds_of_mixed_samples_by_brute_force(pairing):
         assert row["limit"] == pytest.approx(m / (n + m) * disc, rel=1e-6)
         halved = t3_bound(*parts, disc, reach**2 / 2, n, m, 0.05, self_pairs=pairing == "any")
         assert row["mutant_loss"] == pytest.approx(float(halved), rel=1e-6)
+        without = t3_bound(*parts, 0.0, reach**2, n, m, 0.05, self_pairs=pairing == "any")
+        assert row["mutant_discrepancy"] == pytest.approx(float(without), rel=1e-6)
     fresh, independent = (simulate(cell("W2", arm, n=n, m=m, num_replicates=1, beta_alpha=a)) for arm in ("S1", "S2"))
     assert fresh["bound"][0] == pytest.approx(float(t0_bound(rademacher(2, n + m), reach**2, n + m, 0.05)))
     t2 = t2_bound(rademacher(2, n), rademacher(1 + kappa, m), disc, reach**2, n, m, 0.05)
     assert independent["bound"][0] == pytest.approx(float(t2), rel=1e-6)
+    lost = independent["bound"] - independent["mutant_discrepancy"]
+    assert lost[0] == pytest.approx(m / (n + m) * disc, rel=1e-6)
 
 
 def test_a_wrong_constant_is_found_where_the_world_is_tight():
@@ -170,10 +191,29 @@ def test_a_wrong_constant_is_found_where_the_world_is_tight():
     assert exact < 0.93
 
 
-def test_networks_are_trained_and_measured(monkeypatch):
+def test_flows_are_looked_at_from_time_a_tenth_to_a_million():
+    world, inputs = build_world("W6"), stream(5, 0).standard_normal((5, 10))
+    moments = sample_moments(world.features(inputs)[None], world.teacher(inputs)[None])
+    risks = world.population.risk(gradient_flow(moments, 10.0 ** np.linspace(-1, 6, 36))[0])
+    frame = simulate(cell("W6", n=5, num_replicates=1))
+    assert frame.filter(regex=r"^risk_\d").to_numpy()[0] == pytest.approx(risks)
+
+
+def test_networks_are_trained_and_measured():
     frame = simulate(cell("W6 small network", "S3", n=10, m=20, num_replicates=3))
     assert (frame["empirical_risk"] < 0.5).all() and (frame["overtraining"] >= 1).all()
     gap = frame["population_risk"] - frame["empirical_risk"]
     np.testing.assert_allclose(frame["generalization_gap"], gap)
     chunked = simulate(cell("W6 small network", "S3", n=10, m=20, num_replicates=3), chunk_bytes=1)
     np.testing.assert_allclose(chunked.to_numpy(), frame.to_numpy(), rtol=1e-9)
+
+
+def test_networks_start_from_streams_of_their_own():
+    """The risk is the mean square on the test inputs after the last step."""
+    world = build_world("W6 small network")
+    frame = simulate(cell("W6 small network", n=10, num_replicates=2))
+    inputs = np.stack([stream(10, replicate).standard_normal((10, 10)) for replicate in range(2)])
+    start = initial_networks([stream(10, replicate, role=2) for replicate in range(2)], 10, world.num_units)
+    (end,) = train_networks(start, inputs, world.teacher(inputs), [world.num_steps])
+    risks = np.mean((end(world.test_inputs) - world.teacher(world.test_inputs)) ** 2, axis=1)
+    np.testing.assert_allclose(frame["population_risk"], risks, rtol=1e-6)

@@ -58,6 +58,10 @@ def test_identity_is_the_content():
     assert len({cell().cell_id, cell(master_seed=6).cell_id, cell(delta=0.1).cell_id, cell(world="W2").cell_id}) == 4
 
 
+def test_defaults_are_those_of_the_registered_cells():
+    assert (cell().beta_alpha, cell().pairing, cell().jitter_scale, cell().delta) == (1.0, "distinct", 0.3, 0.05)
+
+
 def reference(world, inputs, labels, radius, rng):
     """Suprema and norm-ball risks of one replicate by sampling the ball and a generic solver."""
     phi = world.features(inputs)
@@ -131,6 +135,20 @@ def test_originals_are_shared_by_all_arms_and_by_nothing_else():
     assert not np.isclose(plain, seed).any()
     assert not np.isclose(plain, other_n).any()
     np.testing.assert_allclose(simulate(cell(arm="balanced", m=60))["sup_one_sided"], plain, atol=1e-13)
+
+
+def test_lam_has_the_law_of_the_cell():
+    """In W3, q has covariance kappa I: with m >> n the supremum is 1 - kappa, .495 at a = 50 and .045 at a = .05."""
+    halves, ends = (
+        simulate(cell("W3", "S2", n=2, m=2000, num_replicates=2, beta_alpha=a))["sup_one_sided"] for a in (50.0, 0.05)
+    )
+    assert halves.min() > 0.4 and ends.max() < 0.25
+
+
+def test_jitter_has_the_width_of_the_cell():
+    """Without a width to speak of, m = n inputs are one copy of every original."""
+    jittered = simulate(cell("W2", "jitter", m=20, jitter_scale=1e-9))
+    np.testing.assert_allclose(jittered["sup_one_sided"], simulate(cell("W2"))["sup_one_sided"], rtol=1e-6)
 
 
 def test_replicates_are_independent():

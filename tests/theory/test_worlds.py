@@ -5,7 +5,7 @@ import pytest
 
 from theory.arms import augment
 from theory.deviation import sup_deviation
-from theory.functions import affine_features, linear_features, quadratic_features
+from theory.functions import affine_features, cosines, linear_features, quadratic_features
 from theory.moments import sample_moments
 from theory.world import World
 from theory.worlds import WORLDS, build_world, monomial_moments
@@ -17,6 +17,14 @@ def test_features_are_the_monomials_in_their_order():
     assert affine_features(2)(x).tolist() == [1, 2, 3]
     assert quadratic_features(2)(x).tolist() == [1, 2, 3, 4, 6, 9]
     assert quadratic_features(2).exponents.tolist() == [[0, 0], [1, 0], [0, 1], [2, 0], [1, 1], [0, 2]]
+
+
+def test_cosines_have_their_kernel():
+    """exp(-||x - x'||^2 / 2 l^2) with l^2 the total variance."""
+    features = cosines(np.random.default_rng(0), 4.0, 3, 40_000)
+    x = np.random.default_rng(1).standard_normal((5, 3))
+    squares = np.sum((x[:, None] - x) ** 2, axis=2)
+    np.testing.assert_allclose(features(x) @ features(x).T, np.exp(-squares / 8), atol=0.03)
 
 
 def test_teachers_of_w1_to_w3():
@@ -37,6 +45,11 @@ def test_teacher_weights_are_there_exactly_where_the_teacher_is_inside_the_class
         best = np.linalg.lstsq(world.features(inputs), world.teacher(inputs), rcond=None)[0]
         residual = world.teacher(inputs) - world.features(inputs) @ best
         assert np.mean(residual**2) > 0.01 * world.population.c
+
+
+def test_networks_of_w6_have_32_units_or_4():
+    worlds = [build_world("W6 network"), build_world("W6 small network")]
+    assert [(world.num_units, world.num_steps) for world in worlds] == [(32, 1500), (4, 1500)]
 
 
 def test_ranges_are_checked():
