@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.size import memory_shortage, size_bytes
 from benchmarks.subjects import SEED, Loaded, Subject, build, find_subjects, load, max_length, texts
 from benchmarks.timing import Case, Cell, NotRun, Timed, time_interleaved
+from benchmarks.variants import VARIANTS
 from mixkd.models import count_parameters
 from mixkd.progress import Progress
 from mixkd.store import Store, now, provenance
@@ -70,6 +71,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--budget", type=float, default=32.0, metavar="SECONDS", help="time for the latency rounds [%(default)s]"
     )
 
+    group.addoption("--data-dir", default=None, help="folder with the task's files, in place of the pinned assets")
+    group.addoption(
+        "--grid", choices=("small", "full"), default="small",
+        help="which cases are measured: small is for a laptop, full takes hours [%(default)s]",
+    )  # fmt: skip
     group.addoption(
         "--training", type=float, default=0.0, metavar="SECONDS",
         help="time for the comparison of trainings; 0 leaves it out [%(default)s]",
@@ -102,7 +108,10 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     keys = [subject.key for subject in metafunc.config.stash[SESSION].subjects]
-    if "sequence_length" in metafunc.fixturenames:
+    if "variant" in metafunc.fixturenames and "num_layers" in metafunc.fixturenames:
+        names = [name for name in VARIANTS if name != "compiled" or metafunc.config.getoption("--grid") == "full"]
+        metafunc.parametrize(("model", "num_layers", "variant"), [(*key, name) for key in keys for name in names])
+    elif "sequence_length" in metafunc.fixturenames:
         metafunc.parametrize(Case._fields, [Case(*key, *cell) for cell in CELLS for key in keys])
     elif "num_layers" in metafunc.fixturenames:
         metafunc.parametrize(("model", "num_layers"), keys)

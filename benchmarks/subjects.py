@@ -38,11 +38,13 @@ class Subject:
         model: "teacher" or "student".
         num_layers: Its transformer layers.
         folder: Checkpoint of a finished run; None: to be built.
+        task: What it was trained for; None: nothing.
     """
 
     model: str
     num_layers: int
     folder: Path | None = None
+    task: str | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -56,7 +58,7 @@ class Subject:
 
 
 def find_subjects(store: Store) -> list[Subject]:
-    """What to measure: the teacher with most finished students and one student per number of layers.
+    """What to measure: the teacher with most finished students and one student (of SM+TMKD) per number of layers.
 
     Without a finished pair of teacher and student whose models are still there, MiniLM's architecture: a teacher and
     students of three layers and one.
@@ -73,11 +75,17 @@ def find_subjects(store: Store) -> list[Subject]:
     if not students:
         return [Subject("teacher", MINILM["num_hidden_layers"]), *(Subject("student", k) for k in BUILT_STUDENT_LAYERS)]
     teacher = max(sorted(students), key=lambda run_id: len(students[run_id]))
-    folder = store.model_dir(teacher)
-    by_layers = {record.experiment["student_layers"]: store.model_dir(record.run_id) for record in students[teacher]}
+    # Of students with equally many layers, one of the paper's method.
+    of_layers: dict[int, Record] = {}
+    for record in sorted(students[teacher], key=lambda record: record.experiment["recipe"] == "sm+tmkd"):
+        of_layers[record.experiment["student_layers"]] = record
+    folder, task = store.model_dir(teacher), students[teacher][0].experiment["task"]
     return [
-        Subject("teacher", AutoConfig.from_pretrained(folder).num_hidden_layers, folder),
-        *(Subject("student", layers, by_layers[layers]) for layers in sorted(by_layers, reverse=True)),
+        Subject("teacher", AutoConfig.from_pretrained(folder).num_hidden_layers, folder, task),
+        *(
+            Subject("student", layers, store.model_dir(of_layers[layers].run_id), task)
+            for layers in sorted(of_layers, reverse=True)
+        ),
     ]
 
 

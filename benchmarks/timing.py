@@ -152,7 +152,10 @@ def percentile(seconds: NDArray[np.float64], share: float) -> float | None:
 
 
 def speedup(
-    teacher_s: NDArray[np.float64], student_s: NDArray[np.float64], seed: int = 0
+    teacher_s: NDArray[np.float64],
+    student_s: NDArray[np.float64],
+    seed: int = 0,
+    statistic: Callable[..., Any] = np.median,
 ) -> tuple[float, float, float]:
     """How many times faster the student is: ratio of medians with a 95 % percentile bootstrap interval.
 
@@ -162,11 +165,12 @@ def speedup(
         teacher_s: Seconds per round, shape (num_rounds,).
         student_s: Seconds of the same rounds, shape (num_rounds,).
         seed: Seed of the resampling.
+        statistic: What is compared; `numpy.mean` for rounds of different work, whose total counts.
 
     Returns:
         Estimate, low, high.
     """
     rows = np.random.default_rng(seed).integers(len(teacher_s), size=(NUM_RESAMPLES, len(teacher_s)))
-    ratios = np.median(teacher_s[rows], axis=1) / np.median(student_s[rows], axis=1)
+    ratios = statistic(teacher_s[rows], axis=1) / statistic(student_s[rows], axis=1)
     low, high = np.quantile(ratios, (0.025, 0.975))
-    return float(np.median(teacher_s) / np.median(student_s)), float(low), float(high)
+    return float(statistic(teacher_s) / statistic(student_s)), float(low), float(high)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from mixkd.experiment import Experiment
@@ -42,7 +43,7 @@ def reproduce(
     if list(Store(output).benchmarks_dir.glob("*.json")):
         _say("benchmarks: already in the store (`mixkd bench` runs them again)")
     else:
-        bench([], output)
+        bench([f"--data-dir={data_dir}"] if data_dir else [], output)
     _say("4/4 report")
     report(output)
 
@@ -216,7 +217,7 @@ def theory(
 
 
 def bench(pytest_options: Sequence[str] = (), output: str = "results") -> None:
-    """Run `pytest benchmarks` and keep its JSON in the store.
+    """Run `pytest benchmarks` and keep its JSON in the store; of every case the report reads the last run.
 
     Args:
         pytest_options: Further options of pytest, such as `-k latency`.
@@ -235,9 +236,10 @@ def bench(pytest_options: Sequence[str] = (), output: str = "results") -> None:
         status = subprocess.run([sys.executable, "-m", "pytest", *options], check=False).returncode
         if status != 0 or not path.exists() or not path.stat().st_size:
             raise UserError(f"The benchmarks ended with pytest's exit code {status}, see above; nothing was stored.")
-        with atomic_path(store.benchmarks_dir / "benchmark.json") as target:
+        kept = store.benchmarks_dir / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.json"  # beside those of earlier runs
+        with atomic_path(kept) as target:
             target.write_bytes(path.read_bytes())
-    _say(f"benchmarks: {store.benchmarks_dir / 'benchmark.json'}")
+    _say(f"benchmarks: {kept}")
 
 
 def report(output: str = "results") -> None:

@@ -86,6 +86,16 @@ class _Case(BaseModel):
     num_replicates: int | None = None
     seconds_per_replicate: float | None = None
     speedup_vs_sklearn: float | None = None
+    variant: str = "float32"
+    metric: str | None = None
+    num_examples: int | None = None
+    examples_per_s: float | None = None
+    tokens_per_s: float | None = None
+    score: float | None = None
+    agreement: float | None = None
+    agreement_float32: float | None = None
+    joules_per_example: float | None = None
+    energy_not_told: str | None = None
     origin: str | None = None
     not_run: str | None = None
 
@@ -266,7 +276,7 @@ def _benchmarks(folder: Path, problems: list[Problem]) -> tuple[pd.DataFrame, li
 
 def latest(benchmarks: pd.DataFrame) -> pd.DataFrame:
     """The last measurement of every case on every machine."""
-    return benchmarks.drop_duplicates(["name", "kind", "model", "num_layers", *CONDITIONS], keep="last")
+    return benchmarks.drop_duplicates(["name", "kind", "model", "num_layers", "variant", *CONDITIONS], keep="last")
 
 
 def _first(error: ValidationError) -> str:

@@ -34,7 +34,7 @@ _SECTIONS = (
          "identification", "training"),
     ),
     ("training", "Training", "runs", ("score", "gap")),
-    ("time-and-size", "Time and size", "benchmarks", ("size",)),
+    ("time-and-size", "Time and size", "benchmarks", ("pareto", "size")),
 )  # fmt: skip
 
 
@@ -140,6 +140,7 @@ def _render(
         bridge=_rows(simulation.bridge(evidence)),
         latency=_rows(tables.latency(evidence)),
         sizes=_rows(tables.sizes(evidence)),
+        ways=_rows(tables.end_to_end(evidence)),
         costs=_rows(tables.simulation_costs(evidence)),
         skipped=_rows(latest(evidence.benchmarks).dropna(subset="not_run")),
         num_unregistered=evidence.num_unregistered,

@@ -118,6 +118,12 @@ def coverage_estimate(num_covered: int, num_trials: int, threshold: float) -> Es
     )
 
 
+def share_interval(num_successes: float, num_trials: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    low, high = proportion_confint(num_successes, num_trials, alpha=1 - CONFIDENCE, method="wilson")
+    return float(low), float(high)
+
+
 def median_estimate(values: ArrayLike, threshold: float) -> Estimate:
     """Median with its order-statistic interval and sign tests: no assumption on the distribution.
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from reports.evidence import Evidence, is_limited, latest
-from reports.statistics import mean_estimate
+from reports.statistics import mean_estimate, share_interval
 from reports.wording import RECIPES
 
 
@@ -57,6 +57,24 @@ def sizes(evidence: Evidence) -> pd.DataFrame:
     cases = latest(evidence.benchmarks)
     cases = cases[(cases["kind"] == "size") & cases["not_run"].isna()]
     return cases.drop_duplicates(["model", "num_layers"], keep="last").sort_values("num_layers", ascending=False)
+
+
+def end_to_end(evidence: Evidence) -> pd.DataFrame:
+    """Every model in every way to run it, from texts to answers: speed, score, agreement, the latest of each.
+
+    Returns:
+        The benchmark's columns with score_low, score_high (Wilson's 95 % interval over the texts, of an accuracy) and
+        on_front: whether no other is both faster and at least as good.
+    """
+    cases = latest(evidence.benchmarks)
+    cases = cases[(cases["kind"] == "end-to-end") & cases["not_run"].isna()].sort_values("examples_per_s").copy()
+    intervals = [
+        share_interval(score * num, num) if metric == "accuracy" else (np.nan, np.nan)
+        for metric, score, num in zip(cases["metric"], cases["score"], cases["num_examples"], strict=True)
+    ]
+    cases[["score_low", "score_high"]] = pd.DataFrame(intervals, columns=["low", "high"], index=cases.index)
+    best_of_faster = cases["score"][::-1].cummax()[::-1].shift(-1, fill_value=-np.inf)
+    return cases.assign(on_front=cases["score"] > best_of_faster)
 
 
 def simulation_costs(evidence: Evidence) -> pd.DataFrame:

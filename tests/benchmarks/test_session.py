@@ -108,6 +108,39 @@ def test_fits_of_the_simulations_are_compared_with_scikit_learn(tmp_path, tiny_s
         assert case["speedup_vs_sklearn"] == pytest.approx(ratio)
 
 
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory, tiny_store, vader_folder):
+    folder = tmp_path_factory.mktemp("answered")
+    options = ("--device=cpu", "--data-dir", str(vader_folder), "-k", "end_to_end and not student-1")
+    return by_name(run_benchmarks(folder, tiny_store.root, *options)[0])
+
+
+def test_every_way_to_run_a_model_is_scored_and_held_against_the_teacher(answered):
+    names = ("float32", "bfloat16", "int8", "onnx", "onnx-int8")
+    assert set(answered) == {f"test_end_to_end[{m}-{v}]" for m in ("teacher-4", "student-2") for v in names}
+    for case in answered.values():
+        info = case["extra_info"]
+        if "not_run" in info:
+            assert "pip install 'mixkd[onnx]'" in info["not_run"] and info["variant"].startswith("onnx")
+            continue
+        assert 0 <= info["score"] <= 1 and 0.5 < info["agreement_float32"] <= 1
+        assert info["examples_per_s"] == pytest.approx(info["num_examples"] / sum(case["stats"]["data"]))
+        assert info["tokens_per_s"] > 3 * info["examples_per_s"]  # a text has more than three tokens
+        assert (info["joules_per_example"] is None) == bool(info["energy_not_told"])
+    teacher, student = (answered[f"test_end_to_end[{m}-float32]"]["extra_info"] for m in ("teacher-4", "student-2"))
+    assert teacher["agreement"] == teacher["agreement_float32"] == 1 and teacher["speedup_vs_teacher"] is None
+    assert student["speedup_low"] <= student["speedup_vs_teacher"] <= student["speedup_high"]
+    assert student["speedup_vs_teacher"] == pytest.approx(student["examples_per_s"] / teacher["examples_per_s"])
+    half = answered["test_end_to_end[teacher-4-bfloat16]"]["extra_info"]
+    assert half["size_bytes"] == teacher["size_bytes"] / 2
+
+
+def test_without_trained_models_nothing_is_scored(tmp_path):
+    output, _ = run_benchmarks(tmp_path, tmp_path / "nothing", "--device=cpu", "-k", "end_to_end and student-1-float32")
+    (case,) = output["benchmarks"]
+    assert "mixkd suite quick" in case["extra_info"]["not_run"]
+
+
 def test_cells_of_the_simulations_cost_little_memory(tmp_path, tiny_store):
     output, _ = run_benchmarks(tmp_path, tiny_store.root, "-k", "cells and W1-80-1")
     assert {benchmark["params"]["num_replicates"] for benchmark in output["benchmarks"]} == {100, 1000}

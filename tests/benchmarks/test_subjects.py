@@ -28,7 +28,7 @@ def test_minilms_architecture_is_that_of_the_embedded_teacher():
 def test_the_store_gives_the_teacher_of_the_students_and_one_student_per_number_of_layers(tiny_store):
     store = tiny_store.store
     teacher, *students = find_subjects(store)
-    assert teacher == Subject("teacher", 4, store.model_dir(tiny_store.teacher))
+    assert teacher == Subject("teacher", 4, store.model_dir(tiny_store.teacher), "vader-movie")
     assert [student.key for student in students] == [("student", 2), ("student", 1)]
     assert students[0].folder in [store.model_dir(run_id) for run_id in tiny_store.students[:2]]
     assert students[1].folder == store.model_dir(tiny_store.students[2])

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,6 +92,19 @@ def test_bench_gives_unknown_options_to_pytest(tmp_path, capfd):
     assert code == 2  # pytest's exit code 5: nothing selected
     assert "exit code 5" in capfd.readouterr().err
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_every_run_of_the_benchmarks_is_kept(tmp_path, monkeypatch):
+    def fake_pytest(command, **_):
+        (written,) = [option for option in command if option.startswith("--benchmark-json=")]
+        Path(written.partition("=")[2]).write_text(f'{{"asked": "{command[-1]}"}}')
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr("mixkd.cli.subprocess.run", fake_pytest)
+    for option in ("latency", "size"):
+        assert main(["bench", "--output", str(tmp_path), "-k", option]) == 0
+    kept = sorted((tmp_path / "benchmarks").glob("*.json"))
+    assert [json.loads(path.read_text())["asked"] for path in kept] == ["latency", "size"]
 
 
 def test_doctor_names_versions_assets_and_disk(tmp_path, capsys, monkeypatch):

@@ -3,6 +3,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 import synthetic
+from statsmodels.stats.proportion import proportion_confint
 
 from mixkd.store import Store
 from reports import drawing, figures
@@ -25,7 +26,8 @@ def test_all_figures_are_drawn(drawn):
     assert {key: len(figure.panels) for key, figure in drawn.items()} == {
         "deviation": 2, "learned-gap": 2, "coverage": 2, "rate": 2, "sample-size": 1, "identification": 1,
         "training": 1,
-        "contrasts": 1, "ratios": 1, "phase": 4, "phase-mixup": 2, "score": 1, "gap": 1, "size": 1,
+        "contrasts": 1, "ratios": 1, "phase": 4, "phase-mixup": 2, "score": 1, "gap": 1,
+        "pareto": 1, "size": 1,
     }  # fmt: skip
 
 
@@ -95,3 +97,16 @@ def test_texts_of_records_are_escaped_and_not_typeset(tmp_path):
     (score, _) = figures.build(load(store, synthetic.STUDIES))
     assert "&lt;b&gt;$x$" in score.panels[0]
     assert "<b>" not in score.panels[0]
+
+
+def test_the_front_is_what_nothing_beats_and_a_teacher_that_beats_a_student_is_named(drawn):
+    pareto = drawn["pareto"]
+    ways = pareto.data.set_index(["model", "num_layers", "variant"])
+    assert list(ways.index[ways["on_front"]]) == [
+        ("teacher", 6, "float32"), ("teacher", 6, "onnx-int8"), ("student", 3, "onnx-int8"),
+    ]  # fmt: skip
+    assert ways.loc[("student", 3, "float32"), ["score_low", "score_high"]].tolist() == pytest.approx(
+        [*proportion_confint(320, 400, method="wilson")]
+    )
+    assert "the 6-layer teacher in onnx-int8 is faster than the 3-layer student in float32" in pareto.caption.lower()
+    assert pareto.caption.count("is faster than") == 1

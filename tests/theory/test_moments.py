@@ -5,8 +5,9 @@ import pytest
 from scipy import integrate, stats
 
 from theory.arms import augment
+from theory.functions import affine_features
 from theory.laws import Normal, Uniform
-from theory.moments import Moments, mixed_raw_moments, sample_moments, tanh_gram
+from theory.moments import Moments, mixed_raw_moments, population_of_points, sample_moments, tanh_gram
 from theory.worlds import WORLDS, build_world, monomial_moments
 
 
@@ -102,3 +103,12 @@ def test_around_the_teacher_nothing_but_the_quadratic_form_is_left(name):
     _, b, c = world.population.shifted(world.teacher_weights)
     assert not b.any()
     assert c == 0
+
+
+def test_chunks_of_points_weigh_what_they_hold():
+    points = np.random.default_rng(0).standard_normal((17, 2)) ** 2
+    whole, parts = (
+        population_of_points(affine_features(2), lambda x: x[..., 0] ** 3, points, chunk) for chunk in (100, 5)
+    )
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other)

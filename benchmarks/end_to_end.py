@@ -1,0 +1,122 @@
+"""From texts to answers, as a user's program does it: tokenise, pad to the longest of a batch, ask the model."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from benchmarks.energy import EnergyMeter
+from benchmarks.timing import NotRun
+from benchmarks.variants import Runnable
+from mixkd.metrics import has_labels
+from mixkd.models import load_tokenizer
+from mixkd.store import UserError
+from mixkd.tasks import labels_of, load_task
+
+BATCH_SIZE = 32
+NUM_BLOCKS = 16
+NUM_WARMUP = 2
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What is answered: a split with labels, and how it is tokenised."""
+
+    dataset: Dataset
+    labels: NDArray[np.float64]
+    metric: str
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+
+    def batch(self, rows: Sequence[int]) -> BatchEncoding:
+        """Some texts as a model takes them, padded to the longest; shapes (len(rows), length)."""
+        examples = self.dataset[list(rows)]
+        texts = [examples[name] for name in ("text", "text_pair") if name in examples]
+        return self.tokenizer(*texts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt")
+
+
+class Answers:
+    """A model that answers texts.
+
+    Attributes:
+        seconds: Of every block, in the order of the texts.
+        energy_j: Joules of every block; empty where the machine does not tell.
+        num_tokens: In all texts, without padding.
+    """
+
+    def __init__(self, texts: Texts, runnable: Runnable, device: torch.device):
+        self.texts, self.runnable, self.device = texts, runnable, device
+        self.seconds: list[float] = []
+        self.energy_j: list[float] = []
+        self.num_tokens = 0
+        self._logits: list[NDArray[np.float64]] = []
+
+    def answer(self, rows: Sequence[int]) -> NDArray[np.float64]:
+        """Logits of some texts, batch by batch, shape (len(rows), num_classes)."""
+        parts = []
+        for start in range(0, len(rows), BATCH_SIZE):
+            batch = self.texts.batch(rows[start : start + BATCH_SIZE]).to(self.device)
+            self.num_tokens += int(batch["attention_mask"].sum())
+            parts.append(self.runnable.predict(batch).double().cpu().numpy())
+        return np.concatenate(parts)
+
+    def answer_block(self, rows: Sequence[int], meter: EnergyMeter) -> None:
+        """Answer the next block, and note what it took."""
+        before, start = meter.read_j(), time.perf_counter()
+        self._logits.append(self.answer(rows))
+        self.seconds.append(time.perf_counter() - start)
+        if before is not None:
+            self.energy_j.append((meter.read_j() or 0.0) - before)
+
+    @property
+    def logits(self) -> NDArray[np.float64]:
+        """Of all texts, shape (num_texts, num_classes)."""
+        return np.concatenate(self._logits)
+
+    @property
+    def predictions(self) -> NDArray[np.float64]:
+        """The class of every text, or its number for a regression, shape (num_texts,)."""
+        logits = self.logits
+        return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1).astype(float)
+
+
+def load_texts(task_name: str, model: Path, data_dir: str | None, max_length: int) -> Texts | NotRun:
+    """The test split of a task, or its validation split where the test split has no labels."""
+    try:
+        task = load_task(task_name, data_dir)
+        tokenizer = load_tokenizer(str(model))
+    except UserError as error:
+        return NotRun(str(error))
+    split = next(split for split in ("test", "validation") if has_labels(labels_of(task.dataset[split])))
+    dataset = task.dataset[split]
+    return Texts(dataset, labels_of(dataset).astype(float), task.metrics[0], tokenizer, max_length)
+
+
+def time_blocks(
+    answers: Mapping[object, Answers], num_texts: int, meter: EnergyMeter, seed: int, report: Callable[[float], None]
+) -> None:
+    """Let every model answer all texts, block by block: each block by all of them in random order.
+
+    Args:
+        answers: The models; what they take and say is kept in them.
+        num_texts: Number of texts, cut into NUM_BLOCKS blocks.
+        meter: Reads the energy.
+        seed: Seed of the order.
+        report: Told the share that is done.
+    """
+    order, models = np.random.default_rng(seed), list(answers.values())
+    blocks = [block.tolist() for block in np.array_split(np.arange(num_texts), min(NUM_BLOCKS, num_texts))]
+    for model in models:
+        for block in blocks[:NUM_WARMUP]:
+            model.answer(block[: 2 * BATCH_SIZE])
+        model.num_tokens = 0
+    for done, block in enumerate(blocks, start=1):
+        for k in order.permutation(len(models)):
+            models[k].answer_block(block, meter)
+        report(done / len(blocks))
