@@ -1,5 +1,6 @@
 """Options, what is measured on which device, and the fixtures that measure it once per session."""
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from mixkd.models import count_parameters
 from mixkd.progress import Progress
 from mixkd.store import Store, now, provenance
 
-CELLS = [Cell(batch_size, sequence_length) for batch_size in (1, 32) for sequence_length in (32, 128)]
+#: Batch sizes and lengths of the latency cases.
+GRIDS = {"small": ((1, 32), (32, 128)), "full": ((1, 8, 32, 128), (16, 32, 64, 128, 256, 512))}
 
 Models = dict[tuple[str, int], Loaded]
 Timings = dict[Case, Timed | NotRun]
@@ -74,7 +76,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--data-dir", default=None, help="folder with the task's files, in place of the pinned assets")
     group.addoption(
         "--grid", choices=("small", "full"), default="small",
-        help="which cases are measured: small is for a laptop, full takes hours [%(default)s]",
+        help="batch sizes, lengths and ways to run a model: a few, or all of them, for hours [%(default)s]",
     )  # fmt: skip
     group.addoption(
         "--training", type=float, default=0.0, metavar="SECONDS",
@@ -99,6 +101,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def cells(config: pytest.Config) -> list[Cell]:
+    """What latency is measured on."""
+    return [Cell(*sizes) for sizes in itertools.product(*GRIDS[config.getoption("--grid")])]
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     session = config.stash[SESSION]
     models = ", ".join(f"{subject.num_layers}-layer {subject.model}" for subject in session.subjects)
@@ -112,7 +119,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = [name for name in VARIANTS if name != "compiled" or metafunc.config.getoption("--grid") == "full"]
         metafunc.parametrize(("model", "num_layers", "variant"), [(*key, name) for key in keys for name in names])
     elif "sequence_length" in metafunc.fixturenames:
-        metafunc.parametrize(Case._fields, [Case(*key, *cell) for cell in CELLS for key in keys])
+        metafunc.parametrize(Case._fields, [Case(*key, *cell) for cell in cells(metafunc.config) for key in keys])
     elif "num_layers" in metafunc.fixturenames:
         metafunc.parametrize(("model", "num_layers"), keys)
 
@@ -141,11 +148,11 @@ def models(session: Session) -> Iterator[Models]:
 def timings(request: pytest.FixtureRequest, session: Session, models: Models) -> Timings:
     """Times of all latency cases that were asked for, and of the teacher beside them, measured interleaved."""
     asked = {Case(**item.callspec.params) for item in request.session.items if "timings" in item.fixturenames}
-    cells = [cell for cell in CELLS if cell in {case.cell for case in asked}]
     teacher = session.subjects[0].key
     cases = [
         case
-        for cell in cells
+        for cell in cells(request.config)
+        if cell in {case.cell for case in asked}
         for case in (Case(*subject.key, *cell) for subject in session.subjects)
         if case in asked or (case.model, case.num_layers) == teacher
     ]

@@ -28,7 +28,9 @@ def run_benchmarks(folder, store, *options):
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory, tiny_store):
     folder = tmp_path_factory.mktemp("elsewhere")
-    return run_benchmarks(folder, tiny_store.root, "--budget=0.5", "--device=cpu", "-k", "latency or student-1")
+    return run_benchmarks(
+        folder, tiny_store.root, "--budget=0.5", "--device=cpu", "-k", "latency or (size and student-1)"
+    )
 
 
 def by_name(output):
@@ -47,6 +49,17 @@ def test_every_case_is_in_the_json_with_everything_the_reports_read(measured):
     for case in cases.values():
         assert set(case["extra_info"]) - {"not_run"} == EXTRA_INFO
         assert case["extra_info"]["origin"] == "store"
+
+
+def test_the_full_grid_has_all_sizes_and_compiled_models(tmp_path, tiny_store):
+    command = [sys.executable, "-m", "pytest", str(BENCHMARKS), "--store", str(tiny_store.root), "--collect-only", "-q"]
+    small, full = (
+        subprocess.run([*command, "--grid", grid], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        for grid in ("small", "full")
+    )
+    assert small.count("test_latency[student-2-") == 4 and full.count("test_latency[student-2-") == 24
+    assert "test_latency[teacher-4-128-512]" in full and "test_end_to_end[student-2-compiled]" in full
+    assert "compiled" not in small
 
 
 def test_times_are_measured_rounds_and_the_ratio_is_that_of_the_medians(measured):
@@ -90,7 +103,7 @@ def test_without_the_device_that_was_asked_for_nothing_is_measured_and_the_json_
 
     if torch.cuda.is_available():
         pytest.skip("needs a machine without CUDA")
-    output, _ = run_benchmarks(tmp_path, tiny_store.root, "--device=cuda", "-k", "not simulation")
+    output, _ = run_benchmarks(tmp_path, tiny_store.root, "--device=cuda", "-k", "latency or size")
     assert len(output["benchmarks"]) == 15
     for case in output["benchmarks"]:
         assert case["extra_info"]["not_run"] == "this machine has no CUDA device that torch can use"
