@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.size import memory_shortage, size_bytes
-from benchmarks.subjects import SEED, Loaded, Subject, build, find_subjects, load, max_length, texts
+from benchmarks.subjects import (
+    SEED,
+    Loaded,
+    Subject,
+    build,
+    built_subjects,
+    find_subjects,
+    load,
+    max_length,
+    teacher_of,
+    texts,
+)
 from benchmarks.timing import Case, Cell, NotRun, Timed, time_interleaved
 from benchmarks.variants import VARIANTS
 from mixkd.models import count_parameters
@@ -31,7 +42,7 @@ class Session:
     """What this session measures, and on what.
 
     Attributes:
-        subjects: The teacher first.
+        subjects: The teacher first, with its students; then those of BERT-base's shape.
         device: Where the models run.
         num_threads: Of torch on the CPU, the same for all cases.
         unavailable: Why nothing can run on `device`; empty if it can.
@@ -55,7 +66,8 @@ class Session:
             "num_parameters": parameters, "num_embedding_parameters": embedding_parameters, "size_bytes": on_disk,
             "flops": None, "peak_memory_bytes": None, "num_threads": self.num_threads, "dtype": "float32",
             "device": torch.cuda.get_device_name(self.device) if is_gpu else self.device.type,
-            "p50_s": None, "p90_s": None, "p99_s": None,
+            "p50_s": None, "p90_s": None, "p99_s": None, "examples_per_s": None, "tokens_per_s": None,
+            "layer_ratio": teacher_of(subject.model, self.subjects).num_layers / subject.num_layers,
             "speedup_vs_teacher": None, "speedup_low": None, "speedup_high": None, "origin": subject.origin,
         }  # fmt: skip
 
@@ -70,9 +82,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is one [%(default)s]"
     )
     group.addoption(
-        "--budget", type=float, default=32.0, metavar="SECONDS", help="time for the latency rounds [%(default)s]"
+        "--budget", type=float, default=60.0, metavar="SECONDS", help="time for the latency rounds [%(default)s]"
     )
 
+    group.addoption("--no-bert-base", action="store_true", help="leave out models of BERT-base's shape")
     group.addoption("--data-dir", default=None, help="folder with the task's files, in place of the pinned assets")
     group.addoption(
         "--grid", choices=("small", "full"), default="small",
@@ -94,7 +107,10 @@ def pytest_configure(config: pytest.Config) -> None:
     device = torch.device("cuda" if requested == "cuda" or (requested == "auto" and has_cuda) else "cpu")
     torch.set_num_threads(torch.get_num_threads())  # said aloud, it also stops MKL from choosing its own per call
     config.stash[SESSION] = Session(
-        subjects=find_subjects(Store(config.getoption("--store"))),
+        subjects=[
+            *find_subjects(Store(config.getoption("--store"))),
+            *([] if config.getoption("--no-bert-base") else built_subjects("bert-base-")),
+        ],
         device=device,
         num_threads=torch.get_num_threads(),
         unavailable="" if has_cuda or device.type == "cpu" else "this machine has no CUDA device that torch can use",
@@ -115,11 +131,16 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     keys = [subject.key for subject in metafunc.config.stash[SESSION].subjects]
+    is_full = metafunc.config.getoption("--grid") == "full"
     if "variant" in metafunc.fixturenames and "num_layers" in metafunc.fixturenames:
-        names = [name for name in VARIANTS if name != "compiled" or metafunc.config.getoption("--grid") == "full"]
-        metafunc.parametrize(("model", "num_layers", "variant"), [(*key, name) for key in keys for name in names])
+        names = [name for name in VARIANTS if name != "compiled" or is_full]
+        scored = [key for key in keys if key[0] in ("teacher", "student")]
+        metafunc.parametrize(("model", "num_layers", "variant"), [(*key, name) for key in scored for name in names])
     elif "sequence_length" in metafunc.fixturenames:
-        metafunc.parametrize(Case._fields, [Case(*key, *cell) for cell in cells(metafunc.config) for key in keys])
+        cases = [Case(*key, *cell) for cell in cells(metafunc.config) for key in keys]
+        # A batch of BERT-base takes ten seconds on a laptop.
+        few = [case for case in cases if case.batch_size == 1 or case.model in ("teacher", "student")]
+        metafunc.parametrize(Case._fields, cases if is_full else few)
     elif "num_layers" in metafunc.fixturenames:
         metafunc.parametrize(("model", "num_layers"), keys)
 
@@ -131,30 +152,29 @@ def session(request: pytest.FixtureRequest) -> Session:
 
 
 @pytest.fixture(scope="session")
-def models(session: Session) -> Iterator[Models]:
-    """The models in memory; none where the device is not available."""
+def models(request: pytest.FixtureRequest, session: Session) -> Iterator[Models]:
+    """The models that were asked for, and their teachers, in memory; none where the device is not available."""
+    asked = {item.callspec.params["model"] for item in request.session.items if "models" in item.fixturenames}
+    asked |= {teacher_of(model, session.subjects).model for model in asked}
+    subjects = [subject for subject in session.subjects if subject.model in asked and not session.unavailable]
     with tempfile.TemporaryDirectory() as temporary:
         built: dict[tuple[str, int], Path] = {}
-        if not session.unavailable and session.subjects[0].origin == "built":
-            built = build(Path(temporary))
-        yield {
-            subject.key: load(subject, subject.folder or built[subject.key], session.device)
-            for subject in session.subjects
-            if not session.unavailable
-        }
+        for subject in subjects:
+            if subject.folder is None and subject.key not in built:
+                built |= build(Path(temporary), subject.model.removesuffix("teacher").removesuffix("student"))
+        yield {subject.key: load(subject, subject.folder or built[subject.key], session.device) for subject in subjects}
 
 
 @pytest.fixture(scope="session")
 def timings(request: pytest.FixtureRequest, session: Session, models: Models) -> Timings:
     """Times of all latency cases that were asked for, and of the teacher beside them, measured interleaved."""
     asked = {Case(**item.callspec.params) for item in request.session.items if "timings" in item.fixturenames}
-    teacher = session.subjects[0].key
     cases = [
         case
         for cell in cells(request.config)
         if cell in {case.cell for case in asked}
-        for case in (Case(*subject.key, *cell) for subject in session.subjects)
-        if case in asked or (case.model, case.num_layers) == teacher
+        for subject in session.subjects
+        if (case := Case(*subject.key, *cell)) in asked or _teaches_one_of(subject, cell, asked, session)
     ]
     obstacles = {case: NotRun(reason) for case in cases if (reason := obstacle(session, models, case))}
     calls = {case: forward(session, models, case) for case in cases if case not in obstacles}
@@ -165,6 +185,10 @@ def timings(request: pytest.FixtureRequest, session: Session, models: Models) ->
             progress.update(share, f"{len(calls)} cases, interleaved")
 
         return obstacles | time_interleaved(calls, request.config.getoption("--budget"), SEED, report=report)
+
+
+def _teaches_one_of(subject: Subject, cell: Cell, asked: set[Case], session: Session) -> bool:
+    return any(case.cell == cell and teacher_of(case.model, session.subjects) == subject for case in asked)
 
 
 def obstacle(session: Session, models: Models, case: Case) -> str:

@@ -24,7 +24,13 @@ MINILM = {
     "vocab_size": 30522, "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
     "intermediate_size": 1536, "max_position_embeddings": 512, "num_labels": 2,
 }  # fmt: skip
-BUILT_STUDENT_LAYERS = (3, 1)
+
+#: What can be built on the spot, by what stands before "teacher" and "student" in its name: the teacher's architecture
+#: (BERT-base is the default of transformers) and the students' layers.
+BUILT: dict[str, tuple[dict[str, int], tuple[int, ...]]] = {
+    "": (MINILM, (3, 1)),
+    "bert-base-": ({"num_labels": 2}, (6, 3)),
+}
 
 #: Of built weights and of the texts.
 SEED = 0
@@ -35,7 +41,7 @@ class Subject:
     """A model to measure.
 
     Attributes:
-        model: "teacher" or "student".
+        model: "teacher" or "student", after a prefix of `BUILT`.
         num_layers: Its transformer layers.
         folder: Checkpoint of a finished run; None: to be built.
         task: What it was trained for; None: nothing.
@@ -73,7 +79,7 @@ def find_subjects(store: Store) -> list[Subject]:
         if record.experiment["student_layers"] is not None and (teacher := teacher_id(record)) in finished:
             students[teacher].append(record)
     if not students:
-        return [Subject("teacher", MINILM["num_hidden_layers"]), *(Subject("student", k) for k in BUILT_STUDENT_LAYERS)]
+        return built_subjects("")
     teacher = max(sorted(students), key=lambda run_id: len(students[run_id]))
     # Of students with equally many layers, one of the paper's method.
     of_layers: dict[int, Record] = {}
@@ -89,6 +95,18 @@ def find_subjects(store: Store) -> list[Subject]:
     ]
 
 
+def built_subjects(prefix: str) -> list[Subject]:
+    """A teacher and students of `BUILT`."""
+    config, students = BUILT[prefix]
+    teacher = Subject(f"{prefix}teacher", BertConfig(**config).num_hidden_layers)
+    return [teacher, *(Subject(f"{prefix}student", layers) for layers in students)]
+
+
+def teacher_of(model: str, subjects: list[Subject]) -> Subject:
+    """The teacher that a model is compared with; a teacher's is itself."""
+    return next(subject for subject in subjects if subject.model == model.replace("student", "teacher"))
+
+
 def teacher_id(student: Record) -> str:
     """Id of the run that made a student's teacher; data and pretrained weights are those of the student's run."""
     pinned = {name: student.experiment[name] for name in ("data_fingerprint", "teacher_fingerprint")}
@@ -96,15 +114,15 @@ def teacher_id(student: Record) -> str:
     return content_id(teacher.identity())
 
 
-def build(folder: Path) -> dict[tuple[str, int], Path]:
-    """Write MiniLM-shaped checkpoints with random weights below `folder`: by (model, number of layers)."""
+def build(folder: Path, prefix: str = "") -> dict[tuple[str, int], Path]:
+    """Write checkpoints of `BUILT` with random weights below `folder`: by (model, number of layers)."""
     set_seed(SEED)
-    teacher = BertForSequenceClassification(BertConfig(**MINILM))
-    models: dict[tuple[str, int], PreTrainedModel] = {("teacher", MINILM["num_hidden_layers"]): teacher}
-    models |= {("student", layers): build_student(teacher, layers) for layers in BUILT_STUDENT_LAYERS}
-    folders = {key: folder / f"{key[0]}-{key[1]}" for key in models}
-    for key, model in models.items():
-        model.save_pretrained(folders[key])
+    first, *students = built_subjects(prefix)
+    teacher = BertForSequenceClassification(BertConfig(**BUILT[prefix][0]))
+    folders = {subject.key: folder / f"{subject.model}-{subject.num_layers}" for subject in (first, *students)}
+    teacher.save_pretrained(folders[first.key])
+    for student in students:
+        build_student(teacher, student.num_layers).save_pretrained(folders[student.key])
     return folders
 
 

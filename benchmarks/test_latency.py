@@ -6,8 +6,8 @@ case's last timed pass and reports its times (`replay.replay`). No test asserts 
 
 from benchmarks.conftest import Models, Session, Timings
 from benchmarks.replay import measured_times, replay, skip_not_run
-from benchmarks.size import count_flops
-from benchmarks.subjects import check_logits, texts
+from benchmarks.size import bert_flops, count_flops
+from benchmarks.subjects import check_logits, teacher_of, texts
 from benchmarks.timing import Case, NotRun, Timed, percentile, speedup
 
 pytestmark = measured_times
@@ -33,12 +33,20 @@ def test_latency(
 
     batch = texts(loaded.model.config.vocab_size, *case.cell)
     check_logits(timed.result, loaded.reference, batch)
-    one_text = {name: tensor[:1] for name, tensor in batch.items()}
-    benchmark.extra_info["flops"] = batch_size * count_flops(loaded.reference, one_text)
+    if loaded.model.config.model_type == "bert":
+        flops = bert_flops(loaded.model.config, *case.cell)
+    else:
+        flops = batch_size * count_flops(loaded.reference, {name: tensor[:1] for name, tensor in batch.items()})
+    p50_s = percentile(timed.seconds, 0.5)
+    assert p50_s is not None
+    benchmark.extra_info |= {
+        "flops": flops, "examples_per_s": batch_size / p50_s, "tokens_per_s": batch_size * sequence_length / p50_s,
+    }  # fmt: skip
     shares = {"p50_s": 0.5, "p90_s": 0.9, "p99_s": 0.99}
     benchmark.extra_info |= {name: percentile(timed.seconds, share) for name, share in shares.items()}
-    teacher = timings[Case(*session.subjects[0].key, *case.cell)]
-    if model == "student" and isinstance(teacher, Timed):
+    its_teacher = teacher_of(model, session.subjects)
+    teacher = timings[Case(*its_teacher.key, *case.cell)]
+    if its_teacher.key != (model, num_layers) and isinstance(teacher, Timed):
         names = ("speedup_vs_teacher", "speedup_low", "speedup_high")
         benchmark.extra_info |= zip(names, speedup(teacher.seconds, timed.seconds), strict=True)
     replay(benchmark, timed.seconds)

@@ -78,6 +78,7 @@ class _Case(BaseModel):
     p50_s: float | None = None
     p90_s: float | None = None
     p99_s: float | None = None
+    layer_ratio: float | None = None
     speedup_vs_teacher: float | None = None
     speedup_low: float | None = None
     speedup_high: float | None = None

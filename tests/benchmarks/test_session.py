@@ -13,14 +13,14 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 EXTRA_INFO = {
     "kind", "model", "num_layers", "batch_size", "sequence_length", "num_parameters", "num_embedding_parameters",
     "size_bytes", "flops", "peak_memory_bytes", "num_threads", "dtype", "device", "p50_s", "p90_s", "p99_s",
-    "speedup_vs_teacher", "speedup_low", "speedup_high", "origin",
+    "examples_per_s", "tokens_per_s", "layer_ratio", "speedup_vs_teacher", "speedup_low", "speedup_high", "origin",
 }  # fmt: skip
 
 
 def run_benchmarks(folder, store, *options):
     path = folder / "benchmark.json"
     command = [sys.executable, "-m", "pytest", str(BENCHMARKS), f"--benchmark-json={path}", "--store", str(store)]
-    done = subprocess.run([*command, *options], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([*command, "--no-bert-base", *options], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(path.read_text()), done.stdout
 
@@ -60,6 +60,10 @@ def test_the_full_grid_has_all_sizes_and_compiled_models(tmp_path, tiny_store):
     assert small.count("test_latency[student-2-") == 4 and full.count("test_latency[student-2-") == 24
     assert "test_latency[teacher-4-128-512]" in full and "test_end_to_end[student-2-compiled]" in full
     assert "compiled" not in small
+    for output, num_cells in ((small, 2), (full, 24)):  # of BERT-base single texts only, in the small one
+        for model in ("teacher-12", "student-6", "student-3"):
+            assert output.count(f"test_latency[bert-base-{model}-") == num_cells
+    assert "test_size[bert-base-student-6]" in small and "test_end_to_end[bert-base" not in full
 
 
 def test_times_are_measured_rounds_and_the_ratio_is_that_of_the_medians(measured):
@@ -73,6 +77,8 @@ def test_times_are_measured_rounds_and_the_ratio_is_that_of_the_medians(measured
     assert info["speedup_vs_teacher"] == pytest.approx(teacher["stats"]["median"] / student["stats"]["median"])
     assert info["speedup_low"] <= info["speedup_vs_teacher"] <= info["speedup_high"]
     assert teacher["extra_info"]["speedup_vs_teacher"] is None
+    assert info["examples_per_s"] * info["p50_s"] == pytest.approx(32)
+    assert info["tokens_per_s"] == pytest.approx(32 * info["examples_per_s"]) and info["layer_ratio"] == 4
     assert info["flops"] == 32 * cases["test_latency[student-1-1-32]"]["extra_info"]["flops"]
 
 

@@ -1,6 +1,16 @@
 import pytest
 
-from benchmarks.subjects import MINILM, Subject, check_logits, find_subjects, load, texts
+from benchmarks.subjects import (
+    BUILT,
+    MINILM,
+    Subject,
+    built_subjects,
+    check_logits,
+    find_subjects,
+    load,
+    teacher_of,
+    texts,
+)
 
 
 def test_an_empty_store_leaves_minilms_architecture_to_be_built(tmp_path):
@@ -23,6 +33,21 @@ def test_minilms_architecture_is_that_of_the_embedded_teacher():
         model = BertForSequenceClassification(BertConfig(**MINILM))
     head = 384 * 2 + 2
     assert count_parameters(model) == (22_713_216 + head, 11_918_592)
+
+
+def test_models_of_bert_bases_shape_have_a_teacher_of_their_own():
+    from transformers import BertConfig
+
+    main, base = [Subject("teacher", 6), Subject("student", 3)], built_subjects("bert-base-")
+    assert [subject.key for subject in base] == [
+        ("bert-base-teacher", 12), ("bert-base-student", 6), ("bert-base-student", 3),
+    ]  # fmt: skip
+    for subject in (*main, *base):
+        teacher = teacher_of(subject.model, [*main, *base])
+        assert teacher == (base[0] if subject in base else main[0])
+    config = BertConfig(**BUILT["bert-base-"][0])
+    shape = config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.intermediate_size
+    assert (shape, config.vocab_size) == ((768, 12, 12, 3072), 30522)  # Devlin et al. (2019)
 
 
 def test_the_store_gives_the_teacher_of_the_students_and_one_student_per_number_of_layers(tiny_store):
