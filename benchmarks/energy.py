@@ -28,9 +28,9 @@ class EnergyMeter:
                 self._gpu = pynvml, pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
                 pynvml.nvmlDeviceGetTotalEnergyConsumption(self._gpu[1])
             except ImportError:
-                self.obstacle = "energy of a GPU is read with NVML: pip install 'mixkd[energy]'"
+                self.obstacle = "Energy of a GPU is read with NVML: pip install 'mixkd[energy]'."
             except pynvml.NVMLError as error:
-                self.obstacle = f"this GPU does not tell its energy: {error}"
+                self.obstacle = f"This GPU does not tell its energy ({error})."
             return
         for package in sorted(powercap.glob("intel-rapl:*")):
             if package.name.count(":") == 1 and _can_read(package / "energy_uj"):
@@ -38,7 +38,7 @@ class EnergyMeter:
         self._last = [_microjoules(package, "energy_uj") for package in self._packages]
         self._total_uj = 0
         if not self._packages:
-            self.obstacle = f"this machine does not tell its energy: no readable {powercap}/intel-rapl:*/energy_uj"
+            self.obstacle = "This machine does not tell its energy (no readable powercap counter)."
 
     def read_j(self) -> float | None:
         """Joules since some origin; None if the machine does not tell."""

@@ -85,12 +85,13 @@ def simulation_costs(evidence: Evidence) -> pd.DataFrame:
 
 
 def size_latency_score(evidence: Evidence) -> pd.DataFrame:
-    """One row per model that was timed and scored: layers, parameters, latency, mean score and its t interval.
+    """One row per model of the store that was timed and scored: layers, parameters, latency, mean score, t interval.
 
     The latency is that of the smallest batch and, for it, the longest texts. The teacher's score is the one
     its students recorded; a student's is that of SM+TMKD with limited data.
     """
     timed = latency(evidence)
+    timed = timed[timed["model"].isin(["teacher", "student"])]  # others have random weights
     timed = timed[timed["batch_size"] == timed["batch_size"].min()]
     timed = timed[timed["sequence_length"] == timed["sequence_length"].max()]
     timed = timed[["model", "num_layers", "batch_size", "sequence_length", "p50_s"]]

@@ -219,7 +219,8 @@ WAYS = (
 
 def benchmark_file(time_ratio: float = 0.52, student_parameters: int = 17_400_000) -> dict[str, Any]:
     cases = []
-    for model, layers, parameters in (("teacher", 6, 22_700_000), ("student", 3, student_parameters)):
+    models = (("teacher", 6, 22_700_000), ("student", 3, student_parameters), ("bert-base-student", 3, 45_700_000))
+    for model, layers, parameters in models:
         common = {
             "model": model, "num_layers": layers, "num_parameters": parameters, "num_threads": 1, "dtype": "float32",
             "num_embedding_parameters": 11_900_000, "size_bytes": parameters * 4, "flops": 1e9 * layers,

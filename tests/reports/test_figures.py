@@ -99,6 +99,10 @@ def test_texts_of_records_are_escaped_and_not_typeset(tmp_path):
     assert "<b>" not in score.panels[0]
 
 
+def test_models_with_random_weights_have_no_score(drawn):
+    assert list(drawn["size"].data["model"]) == ["student", "teacher"]
+
+
 def test_the_front_is_what_nothing_beats_and_a_teacher_that_beats_a_student_is_named(drawn):
     pareto = drawn["pareto"]
     ways = pareto.data.set_index(["model", "num_layers", "variant"])
