@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -126,10 +127,12 @@ def _dask(jobs: int, device: str | None) -> Iterator[Workers]:
 @contextmanager
 def _ray(jobs: int, device: str | None) -> Iterator[Workers]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report home
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # a call that comes too late would start another cluster
     try:
         import ray
         from ray.exceptions import RayError
         from ray.util.joblib import register_ray
+        from ray.util.multiprocessing.pool import ResultThread
     except ImportError as error:
         raise _missing("ray") from error
     register_ray()
@@ -155,6 +158,9 @@ def _ray(jobs: int, device: str | None) -> Iterator[Workers]:
             yield Workers(jobs, num_hosts, RayError, pre_dispatch="all")
     finally:
         if is_ours:
+            for thread in threading.enumerate():
+                if isinstance(thread, ResultThread):  # after an error one may still be asking Ray
+                    thread.join(timeout=10)
             ray.shutdown()
 
 

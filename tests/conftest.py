@@ -13,6 +13,7 @@ import pytest
 from tiny import FILLERS, NEGATIVE, POSITIVE, tiny_config
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub for something must fail at once
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read when Ray is imported, which a test may do before `mixkd.backends`
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only cost time, here and in subprocesses
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -1,5 +1,6 @@
 import os
 import sys
+import threading
 
 import joblib
 import pytest
@@ -115,6 +116,8 @@ def test_a_killed_worker_is_one_sentence(backend):
         with open_backend(backend, 2):
             joblib.Parallel(batch_size=1)(joblib.delayed(os._exit)(9) for _ in range(2))
     assert "\n" not in str(raised.value)
+    # Ray's would ask for results after its end, and by that start another cluster.
+    assert not [thread for thread in threading.enumerate() if type(thread).__name__ == "ResultThread"]
 
 
 @pytest.mark.cluster
