@@ -36,6 +36,7 @@ def reproduce(tmp_path_factory, tiny_bert, vader_folder):
     command = ["reproduce", *options, "--data_dir", str(vader_folder), "--device", "cpu", "--jobs", "1"]
     with pytest.MonkeyPatch.context() as few:  # the others take minutes, and MiniLM
         few.setattr("theory.studies.DEFAULT_STUDIES", STUDIES)
+        few.setenv("PYTEST_ADDOPTS", "--no-bert-base --budget=5 -k 'latency or size'")  # of the benchmarks
         assert main(command) == 0
         yield command, folder / "results"
 
