@@ -12,11 +12,6 @@ from pydantic import BaseModel, ConfigDict
 LEVEL = 0.05
 CONFIDENCE = 0.95
 
-#: What "limited data" means in the claims about training: the runs that are selected.
-LIMITED_TASK = "vader-movie"
-LIMITED_FRACTION = 0.1
-LIMITED_LAYERS = 3
-
 #: What the arm and the reference of a test on runs can be, beside recipes and the teacher.
 PRECISIONS = ("bf16", "fp32")
 
@@ -57,6 +52,8 @@ class Test(_Frozen):
         arm: Role of the study, recipe or precision of the runs, or "student" of the benchmarks.
         reference: What the arm is held against, in the same words; None where it stands alone.
         column: Column of the arm's own cell that takes the place of a reference: a bound, a limit.
+        fraction: Of runs: their share of the training examples.
+        against_fraction: Of runs: the difference at `fraction` is held against the same one at this share.
     """
 
     __test__ = False  # not a test for pytest
@@ -68,6 +65,8 @@ class Test(_Frozen):
     side: Literal["below", "above"]
     threshold: float
     column: str | None = None
+    fraction: float | None = None
+    against_fraction: float | None = None
 
 
 class Claim(_Frozen):

@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import BaseModel, ValidationError
 
 from mixkd.store import CellRecord, Problem, Record, Store, canonical_json
-from reports.claims import LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK
+from reports.setting import LIMITED, registered_precision
 from theory.studies import PILOT_SEED
 
 #: Fields of an experiment that belong to its recipe, beside ``*_weight``: runs of a pair may differ in them.
@@ -121,8 +121,9 @@ class Evidence:
     """All that the store holds, read once.
 
     Attributes:
-        runs: One row per run: experiment and measurements, with `seed`, `pair` and `twin`; runs of equal `pair`
-            differ in their recipe only, runs of equal `twin` in their precision only.
+        runs: One row per run: experiment and measurements, with `seed`, `pair`, `twin` and `registered` (see
+            `reports.setting.registered_precision`); runs of equal `pair` differ in their recipe only, runs of equal
+            `twin` in their precision only.
         cells: Registered role -> replicates, keyed by (study, role); index `replicate`.
         benchmarks: One row per benchmark case and file, oldest first.
         provenance: One row per record.
@@ -179,15 +180,16 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
             "pair": canonical_json(shared),
             "twin": canonical_json({k: v for k, v in record.experiment.items() if not k.endswith("precision")}),
             "seed": f"{fields.init_seed}/{fields.data_seed}",
+            "registered": registered_precision(record.experiment),
         }
         lacking = {"test_score", "generalization_gap"} - record.measurements.keys()
-        if is_limited(row) and lacking:
+        if row["registered"] and lacking:
             problems.append(Problem(path, f"lacks the measurements {', '.join(sorted(lacking))}"))
             continue
         rows.append(row)
     numbers = ["train_fraction", "student_layers", "test_score", "generalization_gap", "teacher_test_score"]
     frame = pd.DataFrame(rows)
-    columns = [*frame.columns, *_Identity.model_fields, *numbers, "run_id", "pair", "twin", "seed"]
+    columns = [*frame.columns, *_Identity.model_fields, *numbers, "run_id", "pair", "twin", "seed", "registered"]
     return frame.reindex(columns=[*dict.fromkeys(columns)]).astype(dict.fromkeys(numbers, float))
 
 
@@ -198,13 +200,9 @@ def recipe_name(fields: _Identity) -> str:
     return f"{fields.recipe}{level}{augmentation}"
 
 
-def is_limited(runs: Any) -> Any:
-    """Whether a run (a mapping), or each row of a frame, belongs to the registered setting with limited data."""
-    return (
-        (runs["task"] == LIMITED_TASK)
-        & (runs["train_fraction"] == LIMITED_FRACTION)
-        & (runs["student_layers"] == LIMITED_LAYERS)
-    )
+def registered_runs(runs: pd.DataFrame, fraction: float = LIMITED) -> pd.DataFrame:
+    """The runs in the registered setting with this share of the training examples."""
+    return runs[(runs["registered"] == "bf16") & (runs["train_fraction"] == fraction)]
 
 
 def _cells(

@@ -7,9 +7,9 @@ import pandas as pd
 import seaborn as sns
 
 from reports import over_n_figures, simulation_figures, tables
-from reports.claims import LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK
 from reports.drawing import GRID, INK, MARKERS, SERIES, Figure, log_sizes, panel
 from reports.evidence import Evidence
+from reports.setting import LIMITED, SETTING
 from reports.wording import RECIPES, count, interval, number
 
 
@@ -56,7 +56,7 @@ def _recipe_figure(seeds: pd.DataFrame, measure: str) -> Figure:
         key,
         f"{RECIPES.get(winner['recipe'], winner['recipe'])} has the {best} mean {name}, {number(winner['mean'])}, "
         f"of {count(len(summary), 'recipe')}",
-        f"{LIMITED_TASK}, {LIMITED_FRACTION:.0%} of the training data, {LIMITED_LAYERS} layers. Grey: every seed, "
+        f"{SETTING['task']}, {LIMITED:.0%} of the training data, {SETTING['student_layers']} layers. Grey: every seed, "
         f"joined across recipes. Coloured: mean with its 95 % t interval over "
         f"{count(int(summary['num_seeds'].max()), 'seed')}.",
         tuple(svgs),
@@ -143,7 +143,7 @@ def _size_figure(models: pd.DataFrame) -> Figure:
         "size",
         title[0].upper() + title[1:],
         f"Batch of {first['batch_size']:g}, {first['sequence_length']:g} tokens; the area of a marker grows with the "
-        f"number of parameters. Student's score: SM+TMKD on {LIMITED_TASK} at {LIMITED_FRACTION:.0%} of the data, with "
+        f"number of parameters. Student's score: SM+TMKD on {SETTING['task']} at {LIMITED:.0%} of the data, with "
         "its 95 % t interval over seeds; one teacher has none. Latencies and their intervals are in the table below.",
         tuple(svgs),
         f"Scatter chart of test score against latency: {title}.",

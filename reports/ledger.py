@@ -1,4 +1,4 @@
-"""The ledger: every claim, in the order of the report; those about theory have a room of their own.
+"""The ledger: every claim, in the order of the report.
 
 Thresholds are fixed before the confirmatory seeds are drawn; the ledger's hash goes into every report.
 """
@@ -6,131 +6,11 @@ Thresholds are fixed before the confirmatory seeds are drawn; the ledger's hash 
 import hashlib
 
 from mixkd.store import canonical_json
-from reports.claims import (
-    CONFIDENCE,
-    DELTA,
-    EPSILON,
-    EQUIVALENT_SCORE,
-    LEVEL,
-    LIMITED_FRACTION,
-    LIMITED_LAYERS,
-    LIMITED_TASK,
-    RESAMPLED,
-    Claim,
-    Test,
-    at_least,
-    at_most,
-    less,
-    more,
-    within,
-)
+from reports.claims import CONFIDENCE, DELTA, EPSILON, LEVEL, RESAMPLED, Claim, Test, at_least
+from reports.setting import EPOCHS, SETTING, WEIGHTS
 from reports.theory_claims import MUTANT_CLAIMS, THEORY_CLAIMS
+from reports.training_claims import TRAINING_CLAIMS
 from theory.studies import MASTER_SEED, PILOT_SEED
-
-
-def _training(id: str, statement: str, *tests: Test, source: str, command: str = "mixkd suite quick") -> Claim:
-    return Claim(
-        id=id,
-        statement=statement,
-        source=source,
-        family="confirmatory",
-        expected="supported",
-        evidence="runs",
-        tests=tests,
-        command=command,
-    )
-
-
-_PAPER = "paper (direction of its experiments; data, model and test are ours)"
-_THEOREM = "paper (direction of its theorem, read on trained networks; data, model and test are ours)"
-_SIZE = "paper (a compressed student stays close to its teacher; the number is ours)"
-_SPEED = "ours (what makes training cheap must not cost quality)"
-
-_TRAINING_AND_SPEED: tuple[Claim, ...] = (
-    _training(
-        "E01",
-        "With limited data, SM+TMKD scores higher on the test set than KD.",
-        more("test_score", "sm+tmkd", "kd"),
-        source=_PAPER,
-    ),
-    _training(
-        "E02",
-        "With limited data, SM+TMKD scores higher on the test set than fine-tuning.",
-        more("test_score", "sm+tmkd", "ft"),
-        source=_PAPER,
-    ),
-    _training(
-        "E03",
-        "With limited data, SM alone scores higher on the test set than fine-tuning.",
-        more("test_score", "sm", "ft"),
-        source=_PAPER,
-    ),
-    _training(
-        "E04",
-        "With limited data, TMKD alone scores higher on the test set than KD.",
-        more("test_score", "tmkd", "kd"),
-        source=_PAPER,
-    ),
-    _training(
-        "E05",
-        "With limited data, TMKD alone scores higher on the test set than fine-tuning.",
-        more("test_score", "tmkd", "ft"),
-        source=_PAPER,
-    ),
-    _training(
-        "E06",
-        "With limited data, SM+TMKD has a smaller generalization gap than fine-tuning.",
-        less("generalization_gap", "sm+tmkd", "ft"),
-        source=_THEOREM,
-    ),
-    _training(
-        "E07",
-        "With limited data, SM+TMKD has a smaller generalization gap than KD.",
-        less("generalization_gap", "sm+tmkd", "kd"),
-        source=_THEOREM,
-    ),
-    _training(
-        "E08",
-        "With limited data, the SM+TMKD student keeps at least 90 % of its teacher's test score.",
-        at_least("ratio of means", "test_score", "sm+tmkd", "teacher", 0.9),
-        source=_SIZE,
-    ),
-    Claim(
-        id="E09",
-        statement="A student with half its teacher's layers needs at most 60 % of its time, at every batch size "
-        "and length measured, and at most 60 % of its parameters apart from embeddings.",
-        source=_SIZE,
-        family="confirmatory",
-        expected="supported",
-        evidence="benchmarks",
-        tests=(
-            at_most("every cell", "time", "student", "teacher", 0.6),
-            at_most("largest", "parameters apart from embeddings", "student", "teacher", 0.6),
-        ),
-        command="mixkd bench",
-    ),
-    _training(
-        "E10",
-        "With limited data, SM+TMKD scores higher on the test set than PKD.",
-        more("test_score", "sm+tmkd", "pkd"),
-        source=_PAPER,
-        command="mixkd suite full",
-    ),
-    _training(
-        "E11",
-        "With limited data, SM+TMKD scores higher on the test set than KD from every other layer (DistilBERT).",
-        more("test_score", "sm+tmkd", "distilbert"),
-        source=_PAPER,
-        command="mixkd suite full",
-    ),
-    _training(
-        "E12",
-        "Training in bf16 changes the test score by less than two points against fp32, teacher included.",
-        *within(less("test_score", "bf16", "fp32"), 0, EQUIVALENT_SCORE),
-        source=_SPEED,
-        command="mixkd suite precision",
-    ),
-)
 
 
 def _machinery(id: str, statement: str, *tests: Test) -> Claim:
@@ -184,7 +64,7 @@ _MACHINERY = (
     ),
 )
 
-LEDGER: tuple[Claim, ...] = (*THEORY_CLAIMS, *MUTANT_CLAIMS, *_TRAINING_AND_SPEED, *_MACHINERY)
+LEDGER: tuple[Claim, ...] = (*THEORY_CLAIMS, *MUTANT_CLAIMS, *TRAINING_CLAIMS, *_MACHINERY)
 
 
 def ledger_sha256() -> str:
@@ -194,7 +74,7 @@ def ledger_sha256() -> str:
         "confidence": CONFIDENCE,
         "least_sample_size": {"epsilon": EPSILON, "delta": DELTA},
         "seeds": {"master": MASTER_SEED, "pilot": PILOT_SEED},
-        "limited": {"task": LIMITED_TASK, "fraction": LIMITED_FRACTION, "layers": LIMITED_LAYERS},
+        "training": {**SETTING, "weights": WEIGHTS, "num_epochs": {str(share): num for share, num in EPOCHS.items()}},
         "claims": [claim.model_dump(mode="json") for claim in LEDGER],
     }
     return hashlib.sha256(canonical_json(registered).encode()).hexdigest()

@@ -15,10 +15,11 @@ from markupsafe import Markup
 from mixkd.store import Problem, Store, atomic_path, now, provenance, write_text
 from reports import figures, simulation, tables, wording
 from reports.calibration import registered_studies
-from reports.claims import CONFIDENCE, LEVEL, LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK, Outcome
+from reports.claims import CONFIDENCE, LEVEL, Outcome
 from reports.drawing import Figure
 from reports.evidence import Evidence, Study, latest, load
 from reports.ledger import ledger_sha256
+from reports.setting import LIMITED, SETTING
 from reports.verdicts import Judged, evidence_frame, judge_all
 
 #: Outcome -> its sign, shown beside the word.
@@ -147,8 +148,8 @@ def _render(
         script=Markup(script),
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         registered={
-            "level": LEVEL, "confidence": CONFIDENCE, "task": LIMITED_TASK, "fraction": LIMITED_FRACTION,
-            "layers": LIMITED_LAYERS,
+            "level": LEVEL, "confidence": CONFIDENCE, "task": SETTING["task"], "fraction": LIMITED,
+            "layers": SETTING["student_layers"],
         },
     )  # fmt: skip
 

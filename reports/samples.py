@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from reports.claims import LIMITED_FRACTION, LIMITED_LAYERS, LIMITED_TASK, PRECISIONS, Claim, Test
-from reports.evidence import CONDITIONS, Evidence, is_limited, latest
+from reports.claims import PRECISIONS, Claim, Test
+from reports.evidence import CONDITIONS, Evidence, latest, registered_runs
 from reports.statistics import Array
 
 
@@ -100,25 +100,41 @@ def _whole(frame: pd.DataFrame, roles: list[str]) -> Samples | Missing:
 
 
 def _run_samples(runs: pd.DataFrame, test: Test) -> Samples | Missing:
-    """Pairs of runs, averaged within a seed: the seed is what is replicated.
+    """Pairs of runs in the registered setting, one row per seed: the seed is what is replicated."""
+    pairs = {}
+    for fraction in (test.fraction, test.against_fraction):
+        if fraction is not None:
+            pairs[fraction] = _pairs(runs, test, fraction)
+            if pairs[fraction].empty:
+                return Missing(
+                    f"no paired runs of {test.arm} and {test.reference} on {fraction:.0%} of the data in the registered "
+                    "setting"
+                )
+    if test.against_fraction is None:
+        return Samples(pairs[test.fraction])
+    gains = {
+        f"{test.arm} - {test.reference}, {fraction:.0%} of the data": pair.iloc[:, 0] - pair.iloc[:, 1]
+        for fraction, pair in pairs.items()
+    }
+    frame = pd.DataFrame(gains).dropna()
+    return Missing("no seed has paired runs at both shares of the data") if frame.empty else Samples(frame)
 
-    Where a recipe was run with several of its own settings inside one pair, these are averaged too, so
-    that nobody picks the best.
-    """
-    setting = f"{LIMITED_TASK} at fraction {LIMITED_FRACTION:g} with {LIMITED_LAYERS} layers"
-    chosen = runs[is_limited(runs)]
+
+def _pairs(runs: pd.DataFrame, test: Test, fraction: float) -> pd.DataFrame:
+    """One row per seed: the measure of arm and reference, whose runs agree in all that is not compared."""
+    chosen = registered_runs(runs, fraction)
     if test.reference == "teacher":
         chosen = chosen[chosen["recipe"] == test.arm]
         frame = chosen[["seed", test.measure, f"teacher_{test.measure}"]].set_index("seed").astype(float)
         frame.columns = pd.Index([test.arm, "teacher"])
     else:
-        shared, compared = ("twin", "precision") if test.arm in PRECISIONS else ("pair", "recipe")
+        shared, compared = "pair", "recipe"
+        if test.arm in PRECISIONS:
+            chosen = runs[runs["registered"].notna() & (runs["train_fraction"] == fraction)]
+            shared, compared = "twin", "precision"
         wide = chosen.pivot_table(index=["seed", shared], columns=compared, values=test.measure)
         frame = wide.reindex(columns=[test.arm, test.reference])
-    frame = frame.dropna().groupby("seed").mean()
-    if frame.empty:
-        return Missing(f"no paired runs of {test.arm} and {test.reference} on {setting}")
-    return Samples(frame)
+    return frame.dropna().groupby("seed").mean()
 
 
 def _benchmark_samples(benchmarks: pd.DataFrame, test: Test) -> Samples | Missing:

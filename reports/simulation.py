@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from reports import wording
-from reports.evidence import Evidence, is_limited
+from reports.evidence import Evidence, registered_runs
 from reports.ledger import LEDGER
 from reports.samples import Missing, samples
 from reports.statistics import (
@@ -187,7 +187,7 @@ def bridge(evidence: Evidence) -> pd.DataFrame:
                 rows.append(row | {"reason": "no ball of students, so no supremum"})
             else:
                 rows.append(row | _difference(cells[0][quantity], cells[1][quantity]))
-    runs = evidence.runs[is_limited(evidence.runs)] if len(evidence.runs) else evidence.runs
+    runs = registered_runs(evidence.runs)
     for reference in ("ft", "kd"):
         name = f"BERT students, SM+TMKD minus {reference.upper()}"
         for quantity, label in QUANTITIES.items():

@@ -5,15 +5,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.evidence import Evidence, is_limited, latest
+from reports.evidence import Evidence, latest, registered_runs
 from reports.statistics import mean_estimate, share_interval
 from reports.wording import RECIPES
 
 
 def recipe_seeds(evidence: Evidence) -> pd.DataFrame:
-    """Score and gap of every recipe and seed with limited data; several runs of one seed are averaged."""
-    chosen = evidence.runs[is_limited(evidence.runs)]
-    means = chosen.groupby(["recipe", "seed"], as_index=False)[["test_score", "generalization_gap"]].mean()
+    """Score and gap of every recipe and seed in the registered setting with limited data."""
+    means = (
+        registered_runs(evidence.runs)
+        .groupby(["recipe", "seed"], as_index=False)[["test_score", "generalization_gap"]]
+        .mean()
+    )
     order = {recipe: rank for rank, recipe in enumerate(RECIPES)}
     rank = means["recipe"].map(order).fillna(len(order))
     ranked: pd.DataFrame = means.assign(rank=rank).sort_values(["rank", "seed"], ignore_index=True)
@@ -95,7 +98,8 @@ def size_latency_score(evidence: Evidence) -> pd.DataFrame:
     timed = timed[timed["batch_size"] == timed["batch_size"].min()]
     timed = timed[timed["sequence_length"] == timed["sequence_length"].max()]
     timed = timed[["model", "num_layers", "batch_size", "sequence_length", "p50_s"]]
-    chosen = evidence.runs[is_limited(evidence.runs) & (evidence.runs["recipe"] == "sm+tmkd")]
+    chosen = registered_runs(evidence.runs)
+    chosen = chosen[chosen["recipe"] == "sm+tmkd"]
     models = sizes(evidence)[["model", "num_layers", "num_parameters"]].merge(timed, on=["model", "num_layers"])
     scores = [
         chosen["teacher_test_score"]

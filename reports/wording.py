@@ -73,8 +73,14 @@ def quantity(claim: Claim, test: Test) -> str:
         RECIPES.get(name, name) if name and claim.evidence == "runs" else name for name in (test.arm, test.reference)
     )
     match test.statistic:
+        case "mean difference" if test.against_fraction:
+            return (
+                f"mean difference in {measure}, {arm} minus {reference}, on {test.fraction:.0%} of the data minus the "
+                f"same on {test.against_fraction:.0%}"
+            )
         case "mean difference":
-            return f"mean difference in {measure}, {arm} minus {reference}"
+            share = f" on {test.fraction:.0%} of the data" if test.fraction else ""
+            return f"mean difference in {measure}, {arm} minus {reference}{share}"
         case "ratio of means" if test.column:
             return f"ratio of mean {measure} of {arm} to {MEASURES.get(test.column, test.column)}"
         case "ratio of means":

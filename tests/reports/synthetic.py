@@ -9,6 +9,7 @@ import pandas as pd
 
 from mixkd.store import Provenance, Record, Store, content_id
 from reports.ledger import LEDGER
+from reports.setting import EPOCHS, WEIGHTS
 from theory import studies
 
 SIZES = (20, 80, 320)
@@ -159,20 +160,19 @@ NULL_RUNS = dict.fromkeys(GOOD_RUNS, (0.76, 0.40))
 
 
 def experiment(recipe: str, seed: int = 0, **changes: Any) -> dict[str, Any]:
-    mixes = "sm" in recipe or "tmkd" in recipe
     return {
         "task": "vader-movie",
         "train_fraction": 0.1,
         "teacher": "minilm",
         "student_layers": 3,
-        "init": "first",
+        "init": "skip" if recipe == "distilbert" else "first",
         "recipe": recipe,
-        "tmkd_weight": 1.0 if "tmkd" in recipe else 0.0,
+        **WEIGHTS.get(recipe, {}),
         "precision": "bf16",
         "teacher_precision": "bf16" if "tmkd" in recipe else "fp32",
-        "beta_alpha": 0.4 if mixes else 1.0,
+        "beta_alpha": 1.0,
         "learning_rate": 3e-4,
-        "num_epochs": 10,
+        "num_epochs": EPOCHS[changes.get("train_fraction", 0.1)],
         "batch_size": 32,
         "init_seed": seed,
         "data_seed": seed,
