@@ -19,7 +19,7 @@ from reports.claims import CONFIDENCE, LEVEL, Outcome
 from reports.drawing import Figure
 from reports.evidence import Evidence, Study, latest, load
 from reports.ledger import ledger_sha256
-from reports.setting import LIMITED, SETTING
+from reports.setting import LEAST, LIMITED, SETTING
 from reports.verdicts import Judged, evidence_frame, judge_all
 
 #: Outcome -> its sign, shown beside the word.
@@ -148,7 +148,7 @@ def _render(
         script=Markup(script),
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         registered={
-            "level": LEVEL, "confidence": CONFIDENCE, "task": SETTING["task"], "fraction": LIMITED,
+            "level": LEVEL, "confidence": CONFIDENCE, "task": SETTING["task"], "fraction": LIMITED, "least": LEAST,
             "layers": SETTING["student_layers"],
         },
     )  # fmt: skip

@@ -106,12 +106,11 @@ def _run_samples(runs: pd.DataFrame, test: Test) -> Samples | Missing:
         if fraction is not None:
             pairs[fraction] = _pairs(runs, test, fraction)
             if pairs[fraction].empty:
-                return Missing(
-                    f"no paired runs of {test.arm} and {test.reference} on {fraction:.0%} of the data in the registered "
-                    "setting"
-                )
-    if test.against_fraction is None:
-        return Samples(pairs[test.fraction])
+                arms = f"{test.arm} and {test.reference} on {fraction:.0%} of the data"
+                return Missing(f"no paired runs of {arms} in the registered setting")
+    if len(pairs) == 1:
+        (pair,) = pairs.values()
+        return Samples(pair)
     gains = {
         f"{test.arm} - {test.reference}, {fraction:.0%} of the data": pair.iloc[:, 0] - pair.iloc[:, 1]
         for fraction, pair in pairs.items()

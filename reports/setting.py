@@ -63,7 +63,7 @@ def registered_precision(experiment: Mapping[str, Any]) -> str | None:
     Claims rest on the runs in bf16; those in fp32 are their twins, for the claim about precision. A field that an
     experiment does not have is taken to be the registered one.
     """
-    recipe, precision = experiment.get("recipe"), experiment.get("precision")
+    recipe, precision = str(experiment.get("recipe")), experiment.get("precision")
     if recipe not in WEIGHTS or precision not in ("bf16", "fp32"):
         return None
     demanded = {

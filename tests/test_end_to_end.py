@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mixkd.cli import main
+from reports.setting import SETTING
 
 SUITE = """
 name: tiny
@@ -22,6 +23,8 @@ experiments:
     num_epochs: 2
     batch_size: 8
     max_length: 32
+    precision: bf16
+    teacher_precision: bf16
 """
 
 
@@ -36,6 +39,10 @@ def reproduce(tmp_path_factory, tiny_bert, vader_folder):
     command = ["reproduce", *options, "--data_dir", str(vader_folder), "--device", "cpu", "--jobs", "1"]
     with pytest.MonkeyPatch.context() as few:  # the others take minutes, and MiniLM
         few.setattr("theory.studies.DEFAULT_STUDIES", STUDIES)
+        own = {"teacher": tiny_bert.name, "teacher_learning_rate": 3e-3, "teacher_num_epochs": 4}
+        own |= {"learning_rate": 3e-3, "batch_size": 8, "max_length": 32}
+        few.setattr("reports.setting.SETTING", {**SETTING, **own})
+        few.setattr("reports.setting.EPOCHS", {0.1: 2})
         few.setenv("PYTEST_ADDOPTS", "--no-bert-base --budget=5 -k 'latency or size'")  # of the benchmarks
         assert main(command) == 0
         yield command, folder / "results"
@@ -51,7 +58,7 @@ def test_every_claim_is_judged_from_evidence(reproduce):
     assert all(v["verdict"] in (v["expected"], "not run") for v in theory.values())
     # Other suites are for these: more recipes, and precisions.
     training = {claim for claim, v in verdicts.items() if v["verdict"] == "not run"} - theory.keys()
-    assert training == {"E10", "E11", "E12"}
+    assert training == {"E10", "E11", "E12", "E13", "E14", "E15", "E16", "E17"}
     assert all(verdicts[claim]["num_samples"] == 3 for claim in ("E01", "E06"))
     judged = [verdict for verdict in verdicts.values() if verdict["verdict"] != "not run"]
     assert all((results / verdict["evidence"]).exists() for verdict in judged)

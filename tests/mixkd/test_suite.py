@@ -106,13 +106,6 @@ def test_suites_share_their_runs():
     assert len(runs["sensitivity"] & runs["standard"]) == 3 * 5
 
 
-def test_no_run_of_the_sensitivity_study_enters_a_registered_claim():
-    from reports.evidence import is_limited
-
-    assert not any(is_limited(e.identity()) for e in load_suite("sensitivity").expand())
-    assert any(is_limited(e.identity()) for e in load_suite("full").expand())
-
-
 def test_a_suite_of_one_s_own(tmp_path):
     path = write(
         tmp_path, "name: mine\ndescription: é\nexperiments:\n- {recipe: ft, student_layers: 2, seed: [0, 1]}\n"

@@ -43,23 +43,31 @@ def test_unpaired_runs_are_missing_evidence(tmp_path):
     assert isinstance(read(store, "E02"), Missing)
 
 
-def test_several_settings_of_one_seed_are_averaged_and_count_once(tmp_path):
-    store = Store(tmp_path)
-    save(store, "ft", 0.7)
-    save(store, "sm+tmkd", 0.8, beta_alpha=0.4)
-    save(store, "sm+tmkd", 0.9, beta_alpha=1.0)
-    found = read(store, "E02")
-    assert found.arm.tolist() == [pytest.approx(0.85)]
-
-
-def test_other_settings_than_limited_data_are_left_out(tmp_path):
+def test_other_settings_than_the_registered_ones_are_left_out(tmp_path):
     store = Store(tmp_path)
     for recipe in ("ft", "sm+tmkd"):
+        save(store, recipe, 0.7, learning_rate=1e-4)
+        save(store, recipe, 0.7, precision="fp32", teacher_precision="fp32")
         save(store, recipe, 0.7, train_fraction=1.0)
         save(store, recipe, 0.7, task="vader-nyt")
         save(store, recipe, 0.7, student_layers=2)
         save(store, recipe, 0.7, student_layers=None)
     assert isinstance(read(store, "E02"), Missing)
+
+
+def test_a_gain_is_held_against_the_same_gain_on_more_data(tmp_path):
+    store = Store(tmp_path)
+    for seed, gain in ((0, 0.1), (1, 0.2), (2, 0.3)):
+        for fraction, factor in ((0.02, 1.0), (0.1, 0.25)):
+            save(store, "kd", 0.5, seed, train_fraction=fraction)
+            if (seed, fraction) != (2, 0.1):
+                save(store, "sm+tmkd", 0.5 + factor * gain, seed, train_fraction=fraction)
+    found = read(store, "E15")
+    assert found.arm.tolist() == pytest.approx([0.1, 0.2])
+    assert found.reference.tolist() == pytest.approx([0.025, 0.05])
+    assert read(store, "E13").frame["sm+tmkd"].tolist() == pytest.approx([0.6, 0.7, 0.8])
+    missing = read(store, "E16")
+    assert isinstance(missing, Missing) and "sm+tmkd and ft on 2% of the data" in missing.reason
 
 
 def test_the_teacher_is_the_one_the_student_recorded(tmp_path):

@@ -1,0 +1,43 @@
+"""The registered setting is that of the suites, and no field of an experiment is left open."""
+
+import pytest
+
+from mixkd.experiment import Experiment
+from mixkd.suite import load_suite
+from reports.setting import registered_precision
+
+CHANGES = {
+    "task": "vader-nyt", "train_fraction": 0.2, "augmentation": "word-dropout", "teacher": "other",
+    "teacher_fraction": 0.5, "teacher_learning_rate": 1e-5, "teacher_num_epochs": 1, "teacher_batch_size": 8,
+    "teacher_seed": 1, "student": "other", "student_layers": 2, "init": "last", "init_from": "teacher", "recipe": "no",
+    "kd_weight": 0.0, "pkd_weight": 1.0, "sm_weight": 0.3, "tmkd_weight": 0.5, "distance": "kl", "temperature": 2.0,
+    "beta_alpha": 0.4, "mix_ratio": 2.0, "partner": "batch", "lam_per": "batch", "level": 2, "learning_rate": 1e-3,
+    "num_epochs": 7, "best_epoch": True, "patience": 1, "batch_size": 16, "max_length": 64, "weight_decay": 0.1,
+    "warmup": 0.0, "length_grouping": False, "precision": "fp32", "teacher_precision": "fp32", "pkd_layers": "last",
+    "pkd_normalize": False, "pkd_reduction": "mean",
+}  # fmt: skip
+
+#: A run may differ in these and stay registered: what is replicated, and what only augmented data use.
+FREE = {"init_seed", "data_seed", "bt_engine", "bt_pair", "bt_sides", "word_dropout_rate"}
+
+
+@pytest.mark.parametrize(("suite", "precisions"), [("quick", {"bf16"}), ("full", {"bf16"}), ("sensitivity", {None}),
+                                                   ("precision", {"bf16", "fp32"})])  # fmt: skip
+def test_suites_run_in_the_registered_setting_or_out_of_it(suite, precisions):
+    assert {registered_precision(one.identity()) for one in load_suite(suite).expand()} == precisions
+
+
+def test_every_field_is_registered_or_free():
+    fields = {name for name in Experiment.model_fields if not name.endswith("_fingerprint")}
+    assert fields == CHANGES.keys() | FREE
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_run_that_differs_in_one_field_is_not_registered(name):
+    (first, *_) = (e for e in load_suite("full").expand() if e.recipe == "sm+tmkd+kd")
+    assert registered_precision(first.identity()) == "bf16"
+    assert registered_precision(first.identity() | {name: CHANGES[name]}) is None
+
+
+def test_teachers_are_not_registered():
+    assert registered_precision(load_suite("full").stages()[0][0].identity()) is None
