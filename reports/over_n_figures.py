@@ -133,11 +133,13 @@ def _rates(data: pd.DataFrame) -> Figure:
             axes.legend(fontsize=8, loc="lower left")
     fits = data.drop_duplicates(["world", "arm"]).to_dict("records")
     told = "; ".join(
-        f"{row['world']} {row['arm']} {number(row['slope'])}" for row in fits if row["arm"] in ("S0", "S1")
+        f"{row['world']} {row['arm']} {number(row['slope'])} {interval(row['low'], row['high'])}"
+        for row in fits
+        if row["arm"] in ("S0", "S1")
     )
     return Figure(
         "rate",
-        f"Without mixup the deviation falls like the root of n: slopes {told}",
+        f"How the deviation falls without mixup, as a power of n: {told}",
         "Geometric mean of the one-sided deviation and the line fitted to all replicates in logs "
         f"({fits[0]['num_values']:,} of each arm), with HC3 intervals of the slope. Under mixup (S2, S3) the deviation "
         "does not fall to zero, and no line is fitted.",
@@ -201,7 +203,7 @@ def _identification(data: pd.DataFrame) -> Figure:
         "identification",
         title,
         "Median risk of min-norm students on all 28 monomials up to degree 2 in world W5, with its 95 % interval. One "
-        "mixup per pair asks the teacher at new points, which is why d + 1 = 7 originals are enough.",
+        "mixup per pair asks the teacher at new points, so that by the rank argument d + 1 = 7 originals should do.",
         tuple(svgs),
         f"Line chart of the median risk over the number of originals. {title}.",
         data,

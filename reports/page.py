@@ -31,8 +31,8 @@ _SECTIONS = (
         "simulation",
         "Simulation",
         "theory",
-        ("phase", "phase-mixup", "contrasts", "ratios", "deviation", "learned-gap", "rate", "coverage", "sample-size",
-         "identification", "training"),
+        ("phase", "phase-mixup", "contrasts", "ratios", "deviation", "learned-gap", "rate", "coverage", "bounds",
+         "sample-size", "identification", "recovery", "training"),
     ),
     ("training", "Training", "runs", ("score", "gap")),
     ("time-and-size", "Time and size", "benchmarks", ("pareto", "size")),
@@ -98,7 +98,7 @@ def _write_evidence(folder: Path, evidence: Evidence, judged: list[Judged], draw
     frames = {item.claim.id: evidence_frame(item) for item in judged if item.results}
     frames |= {f"figure-{figure.key}": figure.data for figure in drawn}
     frames |= {"quantities": simulation.quantities(evidence), "bridge": simulation.bridge(evidence)}
-    frames["mutations"] = simulation.mutations(evidence)
+    frames["coverages"] = simulation.coverages(evidence)
     frames |= {"runs": evidence.runs.drop(columns=["pair", "twin"]), "benchmarks": evidence.benchmarks}
     with atomic_path(folder) as temporary:
         temporary.mkdir()
@@ -137,7 +137,7 @@ def _render(
         groups=_rows(tables.run_groups(evidence)),
         quantities=_rows(simulation.quantities(evidence)),
         quantity_names=simulation.QUANTITIES,
-        mutations=_rows(simulation.mutations(evidence)),
+        mutations=[row for row in _rows(simulation.coverages(evidence)) if row["constant"]],
         bridge=_rows(simulation.bridge(evidence)),
         latency=_rows(tables.latency(evidence)),
         sizes=_rows(tables.sizes(evidence)),

@@ -45,24 +45,35 @@ def quantities(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows).replace([np.inf, -np.inf], np.nan)
 
 
-def mutations(evidence: Evidence) -> pd.DataFrame:
-    """Every bound with one wrong constant: how often it still holds, and whether coverage can tell.
+def coverages(evidence: Evidence) -> pd.DataFrame:
+    """How often every bound holds, as derived and with one wrong constant, and whether coverage can tell.
 
     Returns:
-        One row per study, world and constant: coverage, low, high (Clopper and Pearson), slack (mutant over the 95 %
-        quantile of the deviation), told (whether the interval is below 95 %).
+        One row per study, world and constant that is wrong ("" for none): coverage, low, high (Clopper and Pearson),
+        slack (bound over the 95 % quantile of the deviation), told (whether the interval is below 95 %).
     """
     rows = []
     for (study, world), cell in evidence.cells.items():
-        for column in cell.filter(regex="^mutant_") if study in ("T01", "T02", "T03", "T04") else ():
+        for column in cell.filter(regex="^(bound|mutant_.*)$") if study in ("T01", "T02", "T03", "T04") else ():
             num_covered = int((cell["sup_one_sided"] <= cell[column]).sum())
             share = coverage_estimate(num_covered, len(cell), 0.95)
             rows.append(
                 {"study": study, "bound": f"T{int(study[1:]) - 1}", "world": world}
-                | {"constant": str(column).removeprefix("mutant_")}
+                | {"constant": "" if column == "bound" else str(column).removeprefix("mutant_")}
                 | {"coverage": share.effect, "low": share.low, "high": share.high, "told": share.high < 0.95}
-                | {"slack": cell[column].mean() / cell["sup_one_sided"].quantile(0.95)}
+                | {"slack": cell[column].mean() / cell["sup_one_sided"].quantile(0.95), "num_replicates": len(cell)}
             )
+    return pd.DataFrame(rows)
+
+
+def recovery(evidence: Evidence) -> pd.DataFrame:
+    """Distance of a realisable student's coefficients to the teacher's, per arm of T17: median, low, high."""
+    rows = []
+    for (study, arm), cell in evidence.cells.items():
+        if study == "T17" and "parameter_error" in cell:
+            median = median_estimate(cell["parameter_error"], 1.0)
+            rows.append({"arm": arm, "median": median.effect, "low": median.low, "high": median.high})
+            rows[-1]["num_replicates"] = len(cell)
     return pd.DataFrame(rows)
 
 

@@ -26,7 +26,7 @@ def drawn(evidence):
 def test_all_figures_are_drawn(drawn):
     assert {key: len(figure.panels) for key, figure in drawn.items()} == {
         "deviation": 2, "learned-gap": 2, "coverage": 2, "rate": 2, "sample-size": 1, "identification": 1,
-        "training": 1,
+        "bounds": 1, "recovery": 1, "training": 1,
         "contrasts": 1, "ratios": 1, "phase": 4, "phase-mixup": 2, "score": 1, "gap": 1,
         "pareto": 1, "size": 1,
     }  # fmt: skip

@@ -29,8 +29,9 @@ def test_the_four_quantities_stand_together(evidence):
 
 
 def test_mutants_are_those_of_the_bounds(evidence):
-    mutants = simulation.mutations(evidence)
-    assert set(mutants["bound"]) == {"T0", "T1", "T2", "T3"} and not mutants["told"].any()
+    found = simulation.coverages(evidence)
+    assert set(found["bound"]) == {"T0", "T1", "T2", "T3"} and not found["told"].any()
+    assert set(found["constant"]) == {"", "loss", "discrepancy"}
 
 
 def test_changes_are_paired_and_over_the_risk_without(evidence):
@@ -73,7 +74,7 @@ def test_mutants_are_told_only_where_the_interval_is_below(tmp_path):
             synthetic.STUDIES["T01"].cells[world],
             {"sup_one_sided": sup, "mutant_loss": np.full(200, 199.0 - misses)},
         )
-    found = simulation.mutations(load(store, synthetic.STUDIES)).set_index("world")
+    found = simulation.coverages(load(store, synthetic.STUDIES)).set_index("world")
     assert found["told"].to_dict() == {"W1": False, "W2": True, "coin": False}
     assert found.loc["coin", "slack"] == pytest.approx(199 / np.quantile(sup, 0.95))
 
@@ -82,3 +83,11 @@ def test_ratios_are_arm_over_reference(evidence):
     ratio = simulation.ratios(evidence).set_index("claim").loc["T05"]
     arms = [evidence.cells["T05", arm]["sup_one_sided"].mean() for arm in ("S1", "S0")]
     assert ratio["ratio"] == pytest.approx(arms[0] / arms[1])
+
+
+def test_recovery_is_the_median_of_each_arm_with_its_order_statistics(tmp_path):
+    store, errors = Store(tmp_path), np.random.default_rng(0).permutation(np.arange(1.0, 201.0))
+    synthetic.save_cell(store, synthetic.STUDIES["T17"].cells["S3"], {"parameter_error": errors})
+    (row,) = simulation.recovery(load(store, synthetic.STUDIES)).to_dict("records")
+    # P(Bin(200, 1/2) < 86) = 0.0200 and P(< 87) = 0.0280: the 86th smallest and the 86th largest.
+    assert row == {"arm": "S3", "median": 100.5, "low": 86.0, "high": 115.0, "num_replicates": 200}
