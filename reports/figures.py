@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import seaborn as sns
 
-from reports import over_n_figures, simulation_figures, tables
+from reports import bound_figures, over_n_figures, simulation_figures, tables
 from reports.drawing import GRID, INK, MARKERS, SERIES, Figure, log_sizes, panel
 from reports.evidence import Evidence
 from reports.setting import LIMITED, SETTING
@@ -15,7 +15,7 @@ from reports.wording import RECIPES, count, interval, number
 
 def build(evidence: Evidence) -> list[Figure]:
     """Every figure that the evidence allows."""
-    figures = [*over_n_figures.build(evidence), *simulation_figures.build(evidence)]
+    figures = [*over_n_figures.build(evidence), *bound_figures.build(evidence), *simulation_figures.build(evidence)]
     seeds = tables.recipe_seeds(evidence)
     for measure in ("test_score", "generalization_gap"):
         if len(seeds):

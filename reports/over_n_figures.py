@@ -24,8 +24,6 @@ def build(evidence: Evidence) -> Iterator[Figure]:
         exact = sorted(set(gaps["world"]) - set(chosen["world"]))
         if len(chosen):
             yield _gaps(chosen, measure, exact)
-    if len(data := over_n.coverage(evidence)):
-        yield _coverage(data)
     if len(data := over_n.rates(evidence)):
         yield _rates(data)
         yield _sample_sizes(over_n.sample_sizes(evidence))
@@ -82,38 +80,6 @@ def _draw_arms(axes: Axes, group: pd.DataFrame) -> None:
                      errorbar=None, markeredgecolor="none")  # fmt: skip
     log_sizes(axes, group["num_samples"])
     axes.legend(fontsize=8.5)
-
-
-def _coverage(data: pd.DataFrame) -> Figure:
-    svgs: list[str] = []
-    for world, group in data.groupby("world"):
-        with panel("coverage", svgs) as axes:
-            for arm, rows in group.groupby("arm"):
-                k = list(ARMS).index(str(arm))
-                rows = rows.sort_values("num_samples")
-                axes.plot(rows["num_samples"], rows["bound"], color=SERIES[k], marker=MARKERS[k], linestyle="--")
-                axes.plot(rows["num_samples"], rows["quantile"], color=SERIES[k], marker=MARKERS[k], label=arm)
-            log_sizes(axes, group["num_samples"])
-            log_values(axes)
-            axes.set(xlabel="originals n", ylabel="one-sided deviation (squared loss)", title=f"World {world}")
-            axes.legend(fontsize=8.5, loc="lower left", title="bound dashed, 95 % quantile solid", title_fontsize=8.5)
-    held = (data["coverage"] == 1).sum()
-    tightest = data.sort_values("slack").to_dict("records")[0]
-    title = (
-        f"The bounds hold in every replicate in {held} of {len(data)} settings; they are {number(data['slack'].min())} "
-        f"to {number(data['slack'].max())} times the quantile they bound"
-    )
-    return Figure(
-        "coverage",
-        title,
-        f"Bounds T0 to T3 and the 95 % quantile of what they bound, over {replicates(data)}. "
-        f"The tightest: {tightest['world']} {tightest['arm']} at n = {tightest['num_samples']}, coverage "
-        f"{number(tightest['coverage'])} {interval(tightest['low'], tightest['high'])} (Clopper and Pearson).",
-        tuple(svgs),
-        f"Line charts of bounds and quantiles. {title}.",
-        data,
-        "mixkd theory gap_by_n",
-    )
 
 
 def _rates(data: pd.DataFrame) -> Figure:

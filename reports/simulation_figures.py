@@ -1,7 +1,6 @@
 """The figures of the simulations: they draw numbers that `simulation` estimated, and compute none."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import pandas as pd
 import seaborn as sns
@@ -22,8 +21,6 @@ _CELL_INK, _CELL_HATCH = "#131415", "#777879"  # on coloured cells, which are th
 
 def build(evidence: Evidence) -> Iterator[Figure]:
     """Every figure of the simulations that the evidence allows, beside those over n."""
-    if len(data := simulation.coverages(evidence)):
-        yield _bounds(data)
     if len(data := simulation.recovery(evidence)):
         yield _recovery(data)
     if len(data := simulation.trainings(evidence)):
@@ -35,54 +32,6 @@ def build(evidence: Evidence) -> Iterator[Figure]:
     if len(data := simulation.phase(evidence)):
         yield _phase(data)
         yield _phase_mixup(data)
-
-
-def _bounds(data: pd.DataFrame) -> Figure:
-    svgs: list[str] = []
-    bounds = list(dict.fromkeys(data["bound"]))
-    worlds = list(dict.fromkeys(data["world"]))
-    constants = list(dict.fromkeys(data["constant"]))
-    with panels("bounds", svgs, len(bounds), width=2.1 * len(bounds) + 0.8) as grid:
-        for axes, bound in zip(grid, bounds, strict=True):
-            for row in data[data["bound"] == bound].to_dict("records"):
-                k = constants.index(row["constant"])
-                place = worlds.index(row["world"]) + 0.15 * (k - (len(constants) - 1) / 2)
-                reach = [[row["coverage"] - row["low"]], [row["high"] - row["coverage"]]]
-                axes.errorbar([place], [row["coverage"]], yerr=reach, fmt=MARKERS[k], color=SERIES[k], capsize=2)
-            axes.axhline(0.95, color=INK, linewidth=0.8)
-            axes.set_xticks(range(len(worlds)), worlds)
-            axes.set(title=bound, xlabel="world")
-            axes.grid(visible=False, axis="x")
-        grid[0].set_ylabel("share of replicates that hold")
-        for k, constant in enumerate(constants):
-            label = f"wrong {constant}" if constant else "as derived"
-            grid[-1].plot([], [], MARKERS[k], color=SERIES[k], label=label)
-        grid[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    right, wrong = data[data["constant"] == ""], data[data["constant"] != ""]
-    lowest = right.sort_values("coverage").to_dict("records")[0]
-    title = (
-        f"As derived, bounds hold in at least {lowest['coverage']:.1%} {_share_interval(lowest)} of all replicates; "
-        f"coverage tells {wrong['told'].sum()} of {len(wrong)} bounds with a wrong constant from a right one"
-    )
-    told = "; ".join(
-        f"{row['bound']} {row['world']} {row['constant'] or 'as derived'} {row['coverage']:.1%} {_share_interval(row)}"
-        for row in data.to_dict("records")
-    )
-    return Figure(
-        "bounds",
-        title,
-        f"One-sided bounds T0 to T3 over {replicates(data)}, with Clopper and Pearson's 95 % intervals; the line is "
-        "what the bounds promise. Where a bound is far above what it bounds, a wrong constant cannot be seen.",
-        tuple(svgs),
-        f"Dot chart of coverage. {told}.",
-        data,
-        "mixkd theory T01 T02 T03 T04",
-        stacked=True,
-    )
-
-
-def _share_interval(row: Mapping[Any, Any]) -> str:
-    return f"[{row['low']:.1%}, {row['high']:.1%}]"
 
 
 def _recovery(data: pd.DataFrame) -> Figure:
@@ -103,7 +52,7 @@ def _recovery(data: pd.DataFrame) -> Figure:
         "recovery",
         f"How far an affine student ends from an affine teacher with fewer originals than coefficients: {told}",
         f"Median over {replicates(data)} with its order-statistic 95 % interval. S0: originals alone; S1: fresh "
-        "inputs; S3: in-sample mixup, which stays in the affine span of the originals; jitter: originals moved at random.",
+        "inputs; S3: in-sample mixup, which stays in the affine span of the originals; jitter: originals moved.",
         tuple(svgs),
         f"Dot chart of distances. {told}.",
         data,
