@@ -12,13 +12,6 @@ from reports.evidence import load
 
 
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory):
-    store = Store(tmp_path_factory.mktemp("figures"))
-    synthetic.save_all(store)
-    return load(store, synthetic.STUDIES)
-
-
-@pytest.fixture(scope="module")
 def drawn(evidence):
     return {figure.key: figure for figure in figures.build(evidence)}
 

@@ -4,18 +4,9 @@ import numpy as np
 import pytest
 import synthetic
 
-from mixkd.store import Store
 from reports import over_n
 from reports.claims import DELTA, EPSILON
-from reports.evidence import load
 from reports.sample_size import least_sample_sizes
-
-
-@pytest.fixture(scope="module")
-def evidence(tmp_path_factory):
-    store = Store(tmp_path_factory.mktemp("simulation"))
-    synthetic.save_all(store)
-    return load(store, synthetic.STUDIES)
 
 
 def test_gaps_are_those_of_the_arms(evidence):

@@ -9,13 +9,6 @@ from reports import simulation
 from reports.evidence import load
 
 
-@pytest.fixture(scope="module")
-def evidence(tmp_path_factory):
-    store = Store(tmp_path_factory.mktemp("simulation"))
-    synthetic.save_all(store)
-    return load(store, synthetic.STUDIES)
-
-
 def test_the_four_quantities_stand_together(evidence):
     found = simulation.quantities(evidence).set_index(["study", "role"])
     cell = evidence.cells["T05", "S1"]

@@ -2,26 +2,15 @@
 
 import numpy as np
 import pytest
+from cells import cell
 from safetensors.numpy import save_file
 
 from mixkd.store import UserError
-from theory.cell import Cell
 from theory.empirical import phase_world
 from theory.functions import tanh_teacher
 from theory.simulate import simulate
 from theory.world import WORLD_SEED
 from theory.worlds import build_world
-
-
-def cell(world="W1", arm="S0", n=20, m=0, num_replicates=8, **others):
-    return Cell(
-        world=world,
-        arm=arm,
-        num_samples=n,
-        num_augmented=m,
-        num_replicates=num_replicates,
-        **{"master_seed": 5, **others},
-    )
 
 
 @pytest.mark.parametrize("curvature", [0.25, 4.0])

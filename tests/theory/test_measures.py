@@ -2,29 +2,18 @@
 
 import numpy as np
 import pytest
+from cells import cell
 from scipy import stats
 from scipy.optimize import minimize
 from scipy.special import roots_jacobi
 
 from theory.bounds import t0_bound, t2_bound, t3_bound
-from theory.cell import Cell
 from theory.deviation import sup_deviation
 from theory.learners import gradient_flow, initial_networks, train_networks
 from theory.measures import discrepancy
 from theory.moments import sample_moments
 from theory.simulate import simulate
 from theory.worlds import build_world, monomial_moments
-
-
-def cell(world="W1", arm="S0", n=20, m=0, num_replicates=8, **others):
-    return Cell(
-        world=world,
-        arm=arm,
-        num_samples=n,
-        num_augmented=m,
-        num_replicates=num_replicates,
-        **{"master_seed": 5, **others},
-    )
 
 
 def stream(n, replicate, role=0):

@@ -5,25 +5,14 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
+from cells import cell
 from pydantic import ValidationError
 from scipy.optimize import minimize
 
 from mixkd.store import UserError, content_id
 from theory.bounds import t0_bound
-from theory.cell import Cell
 from theory.simulate import simulate
 from theory.worlds import build_world
-
-
-def cell(world="W1", arm="S0", n=20, m=0, num_replicates=8, **others):
-    return Cell(
-        world=world,
-        arm=arm,
-        num_samples=n,
-        num_augmented=m,
-        num_replicates=num_replicates,
-        **{"master_seed": 5, **others},
-    )
 
 
 @pytest.mark.parametrize(
