@@ -1,4 +1,4 @@
-"""The trainings that are compared: with TextBrewer, and with this project's trainer."""
+"""The trainings that are compared: with this project's trainer, and with its peers."""
 
 import copy
 import functools
@@ -10,23 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import (
-    DataCollatorWithPadding,
     PreTrainedModel,
     PrinterCallback,
     TrainerCallback,
     TrainingArguments,
-    get_linear_schedule_with_warmup,
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from benchmarks import peers
 from benchmarks.timing import NotRun
 from benchmarks.training import (
     BATCH_SIZE,
     LEARNING_RATE,
-    MAX_GRAD_NORM,
-    MAX_LENGTH,
     NUM_LAYERS,
     WEIGHT_DECAY,
     Data,
@@ -36,22 +32,19 @@ from benchmarks.training import (
 )
 from mixkd.cpu import use_cheap_dropout
 from mixkd.forward import first_token_only
-from mixkd.models import MODEL_COLUMNS, build_student
+from mixkd.models import build_student
 from mixkd.recipes import recipe
 from mixkd.trainer import DistillationTrainer
 from mixkd.vocabulary import use_tokens_of
 
-TEXTBREWER_MISSING = "TextBrewer or the TensorBoard that it needs is not installed: pip install 'mixkd[peers]'"
-
 
 def start(variant: Variant, data: Data, folder: Path) -> Training | NotRun:
     """Begin a training; what it writes goes to `folder`."""
-    if variant.recipe is not None:
+    if variant.peer is None:
         return Ours(variant, data, folder)
-    try:
-        return TextBrewer(variant, data, folder)
-    except ImportError:
-        return NotRun(TEXTBREWER_MISSING)
+    if reason := peers.missing(variant.peer):
+        return NotRun(reason)
+    return peers.PEERS[variant.peer](variant, data, folder)
 
 
 class Ours:
@@ -144,70 +137,3 @@ def split_forward(model: PreTrainedModel) -> None:
         return SequenceClassifierOutput(logits=torch.cat(logits))
 
     model.forward = two_forwards
-
-
-class TextBrewer:
-    """A training with `textbrewer.GeneralDistiller`, used as in its SST-2 example."""
-
-    block_steps = 5  # random batches are all padded to about 52 tokens
-
-    def __init__(self, variant: Variant, data: Data, folder: Path):
-        from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
-
-        self.student = build_student(data.teacher, NUM_LAYERS)
-        self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-        self.columns = [name for name in MODEL_COLUMNS if name in data.train.column_names]
-        self.examples = data.train.select_columns([*self.columns, "label"]).rename_column("label", "labels")
-        self.pad = DataCollatorWithPadding(data.tokenizer, padding=variant.padding, max_length=MAX_LENGTH)
-        self.distiller = GeneralDistiller(
-            TrainingConfig(device="cpu", output_dir=str(folder)),
-            DistillationConfig(temperature=1, kd_loss_type="mse", kd_loss_weight=1, hard_label_weight=1),
-            data.teacher,
-            self.student,
-            _adapt,
-            _adapt,
-        )
-
-    def run(self, num_steps: int, seed: int) -> list[float]:
-        """See `Training`."""
-        loader = DataLoader(
-            self.examples, BATCH_SIZE, shuffle=True, collate_fn=self._batch, drop_last=True,
-            generator=torch.Generator().manual_seed(seed),
-        )  # fmt: skip
-        ends: list[float] = []
-
-        def end_step(*_: Any) -> None:
-            ends.append(time.perf_counter())
-            if len(ends) == num_steps:
-                raise _EnoughSteps  # before the checkpoint that every training ends with
-
-        hook = self.optimizer.register_step_post_hook(end_step)
-        schedule = {"num_warmup_steps": len(loader) // 10, "num_training_steps": len(loader)}
-        try:
-            with self.distiller:
-                self.distiller.train(
-                    self.optimizer, loader, num_epochs=1, scheduler_class=get_linear_schedule_with_warmup,
-                    scheduler_args=schedule, max_grad_norm=MAX_GRAD_NORM,
-                )  # fmt: skip
-        except _EnoughSteps:
-            self.optimizer.zero_grad()
-        finally:
-            hook.remove()
-        return ends
-
-    def _batch(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        return dict(self.pad(examples))  # GeneralDistiller asks for a dict and no other mapping
-
-    def loss(self, rows: Sequence[int], seed: int) -> float:
-        """See `Training`; nothing is drawn here."""
-        batch = self._batch([self.examples[row] for row in rows])
-        with self.distiller, torch.no_grad(), without_dropout(self.student):
-            return float(self.distiller.train_on_batch(batch, {})[0])
-
-
-class _EnoughSteps(Exception):
-    pass
-
-
-def _adapt(batch: dict[str, Tensor], outputs: SequenceClassifierOutput) -> dict[str, Tensor]:
-    return {"logits": outputs.logits, "losses": outputs.loss}

@@ -1,4 +1,4 @@
-"""Speed of training on the CPU: TextBrewer, this project, and this project with one thing changed at a time.
+"""Speed of training on the CPU: TextBrewer, torchdistill, this project, and this one with one thing changed at a time.
 
 The same MiniLM teacher, a 3-layer student, batches of 32 texts of `vader-movie`, at most 64 tokens. Measured only
 with `--training SECONDS`. All trainings are timed together in interleaved blocks of steps (`training.time_blocks`); a
@@ -9,7 +9,6 @@ originals: `sm+tmkd` trains on twice as many rows. No test asserts a time. Peak 
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks import peers
 from benchmarks.conftest import Session
-from benchmarks.contestants import TEXTBREWER_MISSING, start
+from benchmarks.contestants import start
 from benchmarks.replay import measured_times, replay, skip_not_run
 from benchmarks.subjects import SEED
 from benchmarks.timing import NotRun, speedup
@@ -39,7 +39,7 @@ from mixkd.progress import Progress
 pytestmark = measured_times
 
 ROWS = range(0, 800, 100)
-PEERS = ("textbrewer", "textbrewer-padded-to-64")
+PEERS = ("textbrewer", "textbrewer-padded-to-64", "torchdistill")
 
 #: By the variant's name: a training and its seconds per step, shape (num_rounds,), aligned over the trainings.
 Trainings = dict[str, tuple[Training, NDArray[np.float64]] | NotRun]
@@ -102,15 +102,16 @@ def test_training(benchmark, session: Session, data: Data | NotRun, trainings: T
     replay(benchmark, seconds)
 
 
-@pytest.mark.parametrize("variant", ("textbrewer", "kd", "sm+tmkd"))
+@pytest.mark.parametrize("variant", ("textbrewer", "torchdistill", "kd", "sm+tmkd"))
 def test_training_memory(benchmark, session: Session, data: Data | NotRun, variant: str) -> None:
     """The time that is reported is that of the whole process."""
     benchmark.group = "training, memory"
     benchmark.extra_info |= extra_info(session, variant)
     if isinstance(data, NotRun):
         skip_not_run(benchmark, data.reason)
-    if find_spec("textbrewer") is None and VARIANTS[variant].recipe is None:
-        skip_not_run(benchmark, TEXTBREWER_MISSING)
+    peer = VARIANTS[variant].peer
+    if peer and (reason := peers.missing(peer)):
+        skip_not_run(benchmark, reason)
     started_at = time.perf_counter()
     peak = training_memory_bytes(variant, session.num_threads)
     seconds = time.perf_counter() - started_at

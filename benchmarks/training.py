@@ -35,8 +35,9 @@ class Variant:
     """How a 3-layer student is trained.
 
     Attributes:
-        recipe: See `mixkd.recipe`; None: TextBrewer's `GeneralDistiller`, with MSE of logits beside the label loss.
-        padding: Of TextBrewer's batches: to their longest text, or to the maximum length, as its examples do.
+        recipe: See `mixkd.recipe`.
+        peer: Library that trains, see `benchmarks.peers`; None: ours.
+        padding: Of a peer's batches: to their longest text, or to the maximum length, as its examples do.
         bf16: Autocast for the student, and bfloat16 weights for the teacher.
         groups_lengths: Whether a batch holds texts of similar length.
         caches_logits: Whether the teacher's logits of originals were computed before.
@@ -47,7 +48,8 @@ class Variant:
         optim, max_grad_norm: As in `transformers.TrainingArguments`; 0: no clipping.
     """
 
-    recipe: str | None = "kd"
+    recipe: str = "kd"
+    peer: str | None = None
     padding: str = "longest"
     bf16: bool = True
     groups_lengths: bool = True
@@ -61,12 +63,12 @@ class Variant:
 
 
 _MIXUP = Variant("sm+tmkd")
+_TEXTBREWER = Variant(peer="textbrewer", bf16=False, groups_lengths=False, caches_logits=False)
 
 VARIANTS: dict[str, Variant] = {
-    "textbrewer": Variant(None, bf16=False, groups_lengths=False, caches_logits=False),
-    "textbrewer-padded-to-64": Variant(
-        None, padding="max_length", bf16=False, groups_lengths=False, caches_logits=False
-    ),
+    "textbrewer": _TEXTBREWER,
+    "textbrewer-padded-to-64": replace(_TEXTBREWER, padding="max_length"),
+    "torchdistill": replace(_TEXTBREWER, peer="torchdistill"),
     "kd": Variant(),
     "kd-float32": Variant(bf16=False),
     "kd-random-order": Variant(groups_lengths=False),
@@ -173,7 +175,7 @@ def naive_loss(variant: Variant, data: Data, student: PreTrainedModel, rows: Seq
         seed: Seed that decides the first epoch's mixed examples.
     """
     student.eval()
-    settings = recipe(variant.recipe or "kd")
+    settings = recipe(variant.recipe)
     pairs = EpochMixup(len(data.train), seed, 0, settings.mixup).of_rows(np.array(rows))
     total = torch.zeros(())
     for position, row in enumerate(rows):

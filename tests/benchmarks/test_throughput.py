@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.contestants import Ours, UncachedTrainer, start
+from benchmarks.peers import missing
 from benchmarks.timing import NotRun
 from benchmarks.training import (
     BATCH_SIZE,
@@ -23,7 +24,7 @@ from benchmarks.training import (
 )
 
 ROWS = range(0, 60, 10)
-OURS_IN_FLOAT32 = {name: replace(variant, bf16=False) for name, variant in VARIANTS.items() if variant.recipe}
+OURS_IN_FLOAT32 = {name: replace(variant, bf16=False) for name, variant in VARIANTS.items() if not variant.peer}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_the_naive_loss_is_that_of_the_recipe(data, tmp_path):
     }
     assert losses["ft", 0] == losses["ft", 1] < losses["kd", 0] == losses["kd", 1]
     assert losses["ft", 0] < losses["sm+tmkd", 0] != losses["sm+tmkd", 1]
-    assert naive_loss(Variant(None), data, student, ROWS, 0) == losses["kd", 0]
+    assert naive_loss(VARIANTS["textbrewer"], data, student, ROWS, 0) == losses["kd", 0]
     assert student.training, "the student is left as the training had it"
 
 
@@ -136,12 +137,14 @@ def test_two_forwards_are_two_each_as_long_as_its_longest_text(data, tmp_path):
     assert any(mask.shape[1] < whole.shape[1] for whole, mask in zip(masks[True], masks[False][::2], strict=True))
 
 
-@pytest.mark.parametrize("padding", ["longest", "max_length"])
-def test_textbrewer_computes_the_same_loss_and_pads_as_told(padding, data, tmp_path):
-    pytest.importorskip("textbrewer")
-    variant = Variant(None, padding=padding, bf16=False)
-    training = start(variant, data, tmp_path)
-    assert training.loss(ROWS, 0) == pytest.approx(naive_loss(variant, data, training.student, ROWS, 0), rel=1e-5)
+@pytest.mark.parametrize("name", ["textbrewer", "textbrewer-padded-to-64", "torchdistill"])
+def test_a_peer_computes_the_same_loss_and_pads_as_told(name, data, tmp_path):
+    if reason := missing(VARIANTS[name].peer):
+        pytest.skip(reason)
+    training = start(VARIANTS[name], data, tmp_path)
+    assert training.loss(ROWS, 0) == pytest.approx(
+        naive_loss(VARIANTS[name], data, training.student, ROWS, 0), rel=1e-5
+    )
     seen, before = [], weights(training)
     training.student.register_forward_pre_hook(
         lambda _, __, inputs: seen.append(inputs["input_ids"].shape), with_kwargs=True
@@ -149,14 +152,19 @@ def test_textbrewer_computes_the_same_loss_and_pads_as_told(padding, data, tmp_p
     assert len(training.run(3, 0)) == 3
     assert not weights(training).equal(before)
     assert [rows for rows, _ in seen] == [BATCH_SIZE] * 3
-    assert {length == 64 for _, length in seen} == {padding == "max_length"}
+    assert {length == 64 for _, length in seen} == {name == "textbrewer-padded-to-64"}
     assert list(tmp_path.iterdir()) == [], "no checkpoint is written"
 
 
-def test_without_textbrewer_its_cases_say_why_they_are_not_run(monkeypatch, data, tmp_path):
-    monkeypatch.setitem(sys.modules, "textbrewer", None)
-    outcome = start(VARIANTS["textbrewer"], data, tmp_path)
-    assert isinstance(outcome, NotRun) and "pip install 'mixkd[peers]'" in outcome.reason
+@pytest.mark.parametrize(
+    ("name", "module", "extra"),
+    [("textbrewer", "textbrewer", "peers"), ("torchdistill", "torchdistill.core", "torchdistill")],
+)
+def test_without_a_peer_its_cases_say_why_they_are_not_run(name, module, extra, monkeypatch, data, tmp_path):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.delitem(sys.modules, f"{module}.distillation", raising=False)
+    outcome = start(VARIANTS[name], data, tmp_path)
+    assert isinstance(outcome, NotRun) and f"pip install 'mixkd[{extra}]'" in outcome.reason
 
 
 def test_without_the_assets_nothing_is_run(monkeypatch):
@@ -213,7 +221,7 @@ def test_at_least_some_rounds_are_run_however_short_the_time():
     assert len(seconds["a"]) == MIN_ROUNDS
 
 
-def test_textbrewer_stands_for_kd_in_float32_without_what_makes_a_step_cheap():
-    for name in ("textbrewer", "textbrewer-padded-to-64"):
+def test_peers_train_kd_in_float32_without_what_makes_a_step_cheap():
+    for name in ("textbrewer", "textbrewer-padded-to-64", "torchdistill"):
         variant = VARIANTS[name]
-        assert (variant.recipe, variant.bf16, variant.groups_lengths, variant.caches_logits) == (None,) + (False,) * 3
+        assert (variant.recipe, variant.bf16, variant.groups_lengths, variant.caches_logits) == ("kd",) + (False,) * 3
