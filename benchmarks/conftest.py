@@ -24,7 +24,7 @@ from benchmarks.subjects import (
     teacher_of,
     texts,
 )
-from benchmarks.timing import Case, Cell, NotRun, Timed, time_interleaved
+from benchmarks.timing import Case, Cell, NotRun, Timed, measure_on, time_interleaved
 from benchmarks.variants import VARIANTS
 from mixkd.models import count_parameters
 from mixkd.progress import Progress
@@ -98,7 +98,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return True if collection_path.name == "test_training.py" and not config.getoption("--training") else None
+    takes_long = collection_path.name in ("test_training.py", "test_utilisation.py")
+    return True if takes_long and not config.getoption("--training") else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -184,7 +185,8 @@ def timings(request: pytest.FixtureRequest, session: Session, models: Models) ->
         def report(share: float) -> None:
             progress.update(share, f"{len(calls)} cases, interleaved")
 
-        return obstacles | time_interleaved(calls, request.config.getoption("--budget"), SEED, report=report)
+        budget_s, measure = request.config.getoption("--budget"), measure_on(session.device)
+        return obstacles | time_interleaved(calls, budget_s, SEED, measure, report)
 
 
 def _teaches_one_of(subject: Subject, cell: Cell, asked: set[Case], session: Session) -> bool:
@@ -202,16 +204,13 @@ def obstacle(session: Session, models: Models, case: Case) -> str:
 
 
 def forward(session: Session, models: Models, case: Case) -> Callable[[], Tensor]:
-    """One forward pass on texts that are already on the device, ended when the logits are there."""
+    """One forward pass on texts that are already on the device."""
     model = models[case.model, case.num_layers].model
     batch = {name: tensor.to(session.device) for name, tensor in texts(model.config.vocab_size, *case.cell).items()}
 
     @torch.inference_mode()
     def call() -> Tensor:
-        logits = model(**batch).logits
-        if session.device.type == "cuda":
-            torch.cuda.synchronize(session.device)
-        return logits
+        return model(**batch).logits
 
     return call
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ from numpy.typing import NDArray
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from benchmarks.energy import EnergyMeter
-from benchmarks.timing import NotRun
+from benchmarks.timing import NotRun, unless_out_of_memory
 from benchmarks.variants import Runnable
 from mixkd.metrics import has_labels
 from mixkd.models import load_tokenizer
 from mixkd.store import UserError
 from mixkd.tasks import labels_of, load_task
+
+#: Model, layers, variant.
+Key = tuple[str, int, str]
 
 BATCH_SIZE = 32
 NUM_BLOCKS = 16
@@ -99,8 +103,8 @@ def load_texts(task_name: str, model: Path, data_dir: str | None, max_length: in
 
 
 def time_blocks(
-    answers: Mapping[object, Answers], num_texts: int, meter: EnergyMeter, seed: int, report: Callable[[float], None]
-) -> None:
+    answers: Mapping[Key, Answers], num_texts: int, meter: EnergyMeter, seed: int, report: Callable[[float], None]
+) -> dict[Key, NotRun]:
     """Let every model answer all texts, block by block: each block by all of them in random order.
 
     Args:
@@ -109,14 +113,23 @@ def time_blocks(
         meter: Reads the energy.
         seed: Seed of the order.
         report: Told the share that is done.
+
+    Returns:
+        The models for which there was too little memory in the warm-up, with the reason.
     """
-    order, models = np.random.default_rng(seed), list(answers.values())
+    order = np.random.default_rng(seed)
     blocks = [block.tolist() for block in np.array_split(np.arange(num_texts), min(NUM_BLOCKS, num_texts))]
-    for model in models:
+
+    def warm_up(model: Answers) -> None:
         for block in blocks[:NUM_WARMUP]:
             model.answer(block[: 2 * BATCH_SIZE])
         model.num_tokens = 0
+
+    outcomes = {key: unless_out_of_memory(partial(warm_up, model)) for key, model in answers.items()}
+    failed = {key: outcome for key, outcome in outcomes.items() if outcome is not None}
+    models = [model for key, model in answers.items() if key not in failed]
     for done, block in enumerate(blocks, start=1):
         for k in order.permutation(len(models)):
             models[k].answer_block(block, meter)
         report(done / len(blocks))
+    return failed

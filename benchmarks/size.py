@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from benchmarks import peak_memory
@@ -25,14 +25,24 @@ def count_flops(model: PreTrainedModel, batch: dict[str, Tensor]) -> int:
 
     The model must be on the CPU.
     """
-    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # torch's own table lacks the CPU's kernel
-    with FlopCounterMode(display=False, custom_mapping={attention: _attention_flops}) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FLOPS_OF_KERNELS) as counter:
         model(**batch)
     return counter.get_total_flops()
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
     return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+#: Kernels that torch's own table lacks: those of the CPU.
+FLOPS_OF_KERNELS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
 
 
 def bert_flops(config: PreTrainedConfig, batch_size: int, sequence_length: int) -> int:

@@ -7,24 +7,24 @@ test asserts a time.
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.conftest import Models, Session
-from benchmarks.end_to_end import BATCH_SIZE, Answers, Texts, load_texts, time_blocks
+from benchmarks.end_to_end import BATCH_SIZE, Answers, Key, Texts, load_texts, time_blocks
 from benchmarks.energy import EnergyMeter
 from benchmarks.replay import measured_times, replay, skip_not_run
 from benchmarks.subjects import SEED
-from benchmarks.timing import Cell, NotRun, speedup
+from benchmarks.timing import Cell, NotRun, speedup, unless_out_of_memory
 from benchmarks.variants import VARIANTS, Runnable, check_answer, prepare
 from mixkd.metrics import compute_scores
 from mixkd.progress import Progress
 
 pytestmark = measured_times
 
-Key = tuple[str, int, str]  # model, layers, variant
 MAX_LENGTH = 128
 NUM_CHECKED = 64
 
@@ -60,11 +60,12 @@ def answers(
     with capture.global_and_fixture_disabled(), Progress(1.0, "end to end") as progress:
         for number, key in enumerate(keys):
             progress.update(0.3 * number / len(keys), f"preparing {key[1]}-layer {key[0]}, {key[2]}")
-            runnable = prepare(key[2], models[key[:2]].folder, session.device)
+            folder = models[key[:2]].folder
+            runnable = unless_out_of_memory(partial(prepare, key[2], folder, session.device))
             is_ready = isinstance(runnable, Runnable)
             found[key] = Answers(texts, runnable, session.device) if is_ready else runnable
         ready = {key: model for key, model in found.items() if isinstance(model, Answers)}
-        time_blocks(
+        found |= time_blocks(
             ready, len(texts.labels), meter, SEED,
             lambda share: progress.update(0.3 + 0.7 * share, f"{len(ready)} models, interleaved"),
         )  # fmt: skip

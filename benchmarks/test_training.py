@@ -70,7 +70,9 @@ def trainings(request: pytest.FixtureRequest, data: Data | NotRun) -> Iterator[T
                 progress.update(share, f"{len(ready)} trainings, interleaved")
 
             seconds = time_blocks(ready, request.config.getoption("--training"), SEED, report)
-        yield started | {name: (training, seconds[name]) for name, training in ready.items()}
+        yield started | {
+            name: times if isinstance(times, NotRun) else (ready[name], times) for name, times in seconds.items()
+        }
 
 
 def extra_info(session: Session, variant: str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 #: Untimed calls of each case before the first timed one.
@@ -59,34 +60,37 @@ class NotRun(NamedTuple):
     reason: str
 
 
+#: Calls once: seconds, and what the call returned.
+Measure = Callable[[Callable[[], Any]], tuple[float, Any]]
+Result = TypeVar("Result")
+
+
 def time_interleaved(
     calls: Mapping[Case, Callable[[], Any]],
     budget_s: float,
     seed: int,
-    clock: Callable[[], float] = time.perf_counter,
+    measure: Measure | None = None,
     report: Callable[[float], None] = lambda share: None,
 ) -> dict[Case, Timed | NotRun]:
     """Time calls in interleaved rounds, after a warm-up.
 
     Args:
-        calls: What to time; a call returns when its work is done (on a GPU: synchronised).
+        calls: What to time; on the CPU, a call returns when its work is done.
         budget_s: Time for the rounds, shared equally by the cells; each gets MIN_ROUNDS to MAX_ROUNDS.
         seed: Seed of the order.
-        clock: Seconds, from any origin.
+        measure: Calls once, and says how long it took; None: `measure_on` the CPU.
         report: Told the share that is done, between rounds.
 
     Returns:
         By case. A case that runs out of memory in the warm-up is not timed.
     """
+    measure = measure or measure_on(torch.device("cpu"))
     outcome: dict[Case, Timed | NotRun] = {}
     cells: dict[Cell, _Rounds] = defaultdict(_Rounds)
     for case, call in calls.items():
-        try:
-            warm_up_s = min(_seconds(call, clock)[0] for _ in range(NUM_WARMUP))
-        except RuntimeError as error:  # there is no common class for a GPU and the CPU
-            if not any(words in str(error) for words in OUT_OF_MEMORY):
-                raise
-            outcome[case] = NotRun(f"too little memory: {str(error).splitlines()[0]}")
+        warm_up_s = unless_out_of_memory(lambda call=call: min(measure(call)[0] for _ in range(NUM_WARMUP)))
+        if isinstance(warm_up_s, NotRun):
+            outcome[case] = warm_up_s
         else:
             cells[case.cell].add(case, warm_up_s)
     share_s = budget_s / max(1, len(cells))
@@ -100,7 +104,7 @@ def time_interleaved(
             rounds = list(cells.values())[order.choice(len(left), p=np.array(left) / sum(left))]
             for index in order.permutation(len(rounds.cases)):
                 case = rounds.cases[index]
-                seconds, results[case] = _seconds(calls[case], clock)
+                seconds, results[case] = measure(calls[case])
                 rounds.seconds[case].append(seconds)
             report(1 - sum(left) / sum(each.count + n for each, n in zip(cells.values(), left, strict=True)))
     finally:
@@ -136,10 +140,36 @@ class _Rounds:
         return max(0, affordable - self.count)
 
 
-def _seconds(call: Callable[[], Any], clock: Callable[[], float]) -> tuple[float, Any]:
-    start = clock()
-    result = call()
-    return clock() - start, result
+def measure_on(device: torch.device) -> Measure:
+    """How one call is timed: by CUDA events on a GPU, the last of which is waited for; else by the clock."""
+    if device.type != "cuda":
+
+        def by_clock(call: Callable[[], Any]) -> tuple[float, Any]:
+            start = time.perf_counter()
+            result = call()
+            return time.perf_counter() - start, result
+
+        return by_clock
+
+    def by_events(call: Callable[[], Any]) -> tuple[float, Any]:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        result = call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3, result
+
+    return by_events
+
+
+def unless_out_of_memory(call: Callable[[], Result]) -> Result | NotRun:
+    """What a call returns, or that there was too little memory for it."""
+    try:
+        return call()
+    except (RuntimeError, MemoryError) as error:  # torch has no common class for a GPU and the CPU
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        return NotRun(f"too little memory: {(str(error) or type(error).__name__).splitlines()[0]}")
 
 
 def percentile(seconds: NDArray[np.float64], share: float) -> float | None:

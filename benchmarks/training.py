@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from benchmarks.timing import NotRun
+from benchmarks.timing import NotRun, unless_out_of_memory
 from mixkd.mixup import EpochMixup
 from mixkd.models import load_classifier, load_tokenizer
 from mixkd.prediction import predict_logits
@@ -138,7 +139,7 @@ def block_seconds(training: Training, seed: int) -> float:
 
 def time_blocks(
     trainings: Mapping[str, Training], budget_s: float, seed: int, report: Callable[[float], None]
-) -> dict[str, NDArray[np.float64]]:
+) -> dict[str, NDArray[np.float64] | NotRun]:
     """Time blocks of all trainings in interleaved rounds, in random order.
 
     Args:
@@ -148,19 +149,20 @@ def time_blocks(
         report: Told the share that is done, between blocks.
 
     Returns:
-        Seconds per step of every block, shape (num_rounds,), aligned over the trainings.
+        Seconds per step of every block, shape (num_rounds,), aligned over the trainings; of one that needed more memory
+        than there is in the warm-up, the reason.
     """
     order = np.random.default_rng(seed)
-    seconds: dict[str, list[float]] = {name: [] for name in trainings}
-    for training in trainings.values():
-        block_seconds(training, seed)
+    warm_up = {name: unless_out_of_memory(partial(block_seconds, each, seed)) for name, each in trainings.items()}
+    failed = {name: outcome for name, outcome in warm_up.items() if isinstance(outcome, NotRun)}
+    seconds: dict[str, list[float]] = {name: [] for name in trainings if name not in failed}
     started_at, num_rounds = time.monotonic(), 0
     while num_rounds < MIN_ROUNDS or time.monotonic() - started_at < budget_s:
-        for name in order.permutation(list(trainings)):
+        for name in order.permutation(list(seconds)):
             seconds[name].append(block_seconds(trainings[name], seed + 1 + num_rounds))
         num_rounds += 1
         report(min(1.0, num_rounds / MIN_ROUNDS, (time.monotonic() - started_at) / budget_s))
-    return {name: np.array(rounds) for name, rounds in seconds.items()}
+    return failed | {name: np.array(rounds) for name, rounds in seconds.items()}
 
 
 @torch.inference_mode()

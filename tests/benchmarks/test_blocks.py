@@ -65,3 +65,15 @@ def test_a_regression_answers_with_its_number(texts):
 def test_a_missing_task_is_said(tiny_store, tmp_path):
     found = load_texts("vader-movie", tiny_store.store.model_dir(tiny_store.teacher), str(tmp_path), 16)
     assert isinstance(found, NotRun) and found.reason
+
+
+def test_a_model_without_enough_memory_is_left_out_and_the_others_go_on(texts, tmp_path):
+    def too_large(batch):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte")
+
+    models = {
+        name: Answers(texts, Runnable(predict, None), CPU) for name, predict in (("a", too_large), ("b", length_of))
+    }
+    failed = time_blocks(models, len(texts.labels), EnergyMeter(CPU, tmp_path), 0, lambda share: None)
+    assert list(failed) == ["a"] and failed["a"].reason.startswith("too little memory: [enforce fail]")
+    assert len(models["b"].seconds) == NUM_BLOCKS and not models["a"].seconds
