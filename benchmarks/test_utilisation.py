@@ -30,7 +30,7 @@ def ceiling(session: Session) -> float | NotRun:
 
 
 @pytest.mark.parametrize("recipe", ["kd", "sm+tmkd"])
-@pytest.mark.parametrize("num_layers", [6, 3])
+@pytest.mark.parametrize("student_layers", [6, 3])
 @pytest.mark.parametrize("batch_size", [32, 128])
 def test_utilisation(
     benchmark,
@@ -38,13 +38,13 @@ def test_utilisation(
     ceiling: float | NotRun,
     tmp_path: Path,
     batch_size: int,
-    num_layers: int,
+    student_layers: int,
     recipe: str,
 ) -> None:
     is_gpu = session.device.type == "cuda" and not session.unavailable
     benchmark.group = "share of the matmul ceiling, seconds per step"
     benchmark.extra_info |= {
-        "kind": "training", "model": f"{recipe}, BERT-base", "num_layers": num_layers, "batch_size": batch_size,
+        "kind": "training", "model": f"{recipe}, BERT-base", "num_layers": student_layers, "batch_size": batch_size,
         "sequence_length": LENGTH, "num_threads": session.num_threads, "dtype": "bfloat16",
         "device": torch.cuda.get_device_name(session.device) if is_gpu else session.device.type,
     }  # fmt: skip
@@ -52,7 +52,7 @@ def test_utilisation(
         skip_not_run(benchmark, ceiling.reason)
 
     def measure() -> tuple[int, list[float]]:
-        steps = Steps(recipe, BertConfig(num_labels=2), num_layers, batch_size, LENGTH, session.device, tmp_path)
+        steps = Steps(recipe, BertConfig(num_labels=2), student_layers, batch_size, LENGTH, session.device, tmp_path)
         return steps.count_flops(), steps.seconds(NUM_STEPS)
 
     measured = unless_out_of_memory(measure)

@@ -220,7 +220,8 @@ def bench(pytest_options: Sequence[str] = (), output: str = "results") -> None:
     """Run `pytest benchmarks` and keep its JSON in the store; of every case the report reads the last run.
 
     Args:
-        pytest_options: Further options of pytest, such as `-k latency`.
+        pytest_options: Further options of pytest, such as `-k latency`, or `--benchmark-compare=FILE` with an earlier
+            run's JSON.
         output: Folder of the evidence; its models are measured.
     """
     folder = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -236,7 +237,9 @@ def bench(pytest_options: Sequence[str] = (), output: str = "results") -> None:
         status = subprocess.run([sys.executable, "-m", "pytest", *options], check=False).returncode
         if status != 0 or not path.exists() or not path.stat().st_size:
             raise UserError(f"The benchmarks ended with pytest's exit code {status}, see above; nothing was stored.")
-        kept = store.benchmarks_dir / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.json"  # beside those of earlier runs
+        # Beside those of earlier runs, and with a number first: that is what --benchmark-compare shows of a name.
+        number = 1 + sum(1 for _ in store.benchmarks_dir.glob("*.json"))
+        kept = store.benchmarks_dir / f"{number:04d}_{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.json"
         with atomic_path(kept) as target:
             target.write_bytes(path.read_bytes())
     _say(f"benchmarks: {kept}")

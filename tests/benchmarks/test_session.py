@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,19 @@ def test_a_case_that_cannot_run_is_in_the_json_with_its_reason(measured):
     assert case["extra_info"]["not_run"] == "the model takes at most 64 tokens"
     assert case["stats"]["rounds"] == 0 and math.isnan(case["stats"]["median"])
     assert "7 passed, 6 skipped" in text
+
+
+def test_a_run_is_compared_with_another_one_that_is_stored(measured, tmp_path, tiny_store):
+    stored = tmp_path / "0001_earlier.json"
+    stored.write_text(json.dumps(measured[0]))  # with a case that was not run
+    options = ("--budget=0.1", "--device=cpu", "-k", "latency and student-1", f"--benchmark-compare={stored}")
+    _, text = run_benchmarks(tmp_path, tiny_store.root, *options)
+    for name in ("test_latency[student-1-1-32]", "test_latency[student-1-1-128]"):
+        assert f"{name} (NOW)" in text and len(re.findall(rf"{re.escape(name)} \(.*0001_e", text)) == 1
+    (tmp_path / "0002_later.json").write_bytes((tmp_path / "benchmark.json").read_bytes())
+    command = [sys.executable, "-m", "pytest_benchmark", "compare", str(stored), str(tmp_path / "0002_later.json")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert all(re.search(rf"student-1-32-32\] \(.*{name}", done.stdout) for name in ("0001_e", "0002_l"))
 
 
 def test_size_is_measured(measured):
