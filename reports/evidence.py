@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from mixkd.store import CellRecord, Problem, Record, Store, canonical_json
 from reports.setting import LIMITED, registered_precision
+from reports.statistics import median_estimate
 from theory.studies import PILOT_SEED
 
 #: Fields of an experiment that belong to its recipe, beside ``*_weight``: runs of a pair may differ in them.
@@ -96,6 +97,8 @@ class _Case(BaseModel):
     agreement: float | None = None
     agreement_float32: float | None = None
     joules_per_example: float | None = None
+    times_as_fast: dict[str, tuple[float, float, float]] = {}
+    share_of_ceiling: float | None = None
     energy_not_told: str | None = None
     origin: str | None = None
     not_run: str | None = None
@@ -249,7 +252,7 @@ def _benchmarks(folder: Path, problems: list[Problem]) -> tuple[pd.DataFrame, li
         shared = {"file": path.name, "started_at": file.datetime, "processor": processor}
         cases = [case.extra_info for case in file.benchmarks]
         rows += [
-            {"name": case.name, "median_s": case.stats.get("median"), **case.extra_info.model_dump(), **shared}
+            {"name": case.name, **_median(case.stats), **case.extra_info.model_dump(), **shared}
             for case in file.benchmarks
         ]
         provenance.append(
@@ -269,8 +272,24 @@ def _benchmarks(folder: Path, problems: list[Problem]) -> tuple[pd.DataFrame, li
                 "wall_time_s": sum(float(case.stats.get("total") or 0) for case in file.benchmarks),
             }
         )
-    columns = ["name", "median_s", *_Case.model_fields, "file", "started_at", "processor"]
+    columns = [
+        "name",
+        "median_s",
+        "median_low_s",
+        "median_high_s",
+        *_Case.model_fields,
+        "file",
+        "started_at",
+        "processor",
+    ]
     return pd.DataFrame(rows, columns=columns).sort_values("started_at", kind="stable"), provenance
+
+
+def _median(stats: Mapping[str, Any]) -> dict[str, float]:
+    """Median over the rounds of a benchmark, with its interval."""
+    rounds = [float(value) for value in stats.get("data") or ()]
+    estimate = median_estimate(rounds, 0.0) if rounds else (np.nan,) * 3
+    return dict(zip(("median_s", "median_low_s", "median_high_s"), estimate[:3], strict=True))
 
 
 def latest(benchmarks: pd.DataFrame) -> pd.DataFrame:

@@ -35,7 +35,7 @@ _SECTIONS = (
          "sample-size", "identification", "recovery", "training"),
     ),
     ("training", "Training", "runs", ("score", "gap")),
-    ("time-and-size", "Time and size", "benchmarks", ("pareto", "size")),
+    ("time-and-size", "Time and size", "benchmarks", ("pareto", "size", "training-speed", "cost")),
 )  # fmt: skip
 
 
@@ -142,6 +142,7 @@ def _render(
         latency=_rows(tables.latency(evidence)),
         sizes=_rows(tables.sizes(evidence)),
         ways=_rows(tables.end_to_end(evidence)),
+        trainings=_rows(tables.trainings(evidence)),
         costs=_rows(tables.simulation_costs(evidence)),
         skipped=_rows(latest(evidence.benchmarks).dropna(subset="not_run")),
         num_unregistered=evidence.num_unregistered,

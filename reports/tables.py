@@ -80,6 +80,48 @@ def end_to_end(evidence: Evidence) -> pd.DataFrame:
     return cases.assign(on_front=cases["score"] > best_of_faster)
 
 
+def trainings(evidence: Evidence) -> pd.DataFrame:
+    """Speed of every training that was timed, the latest of each.
+
+    Returns:
+        The benchmark's columns with `beside`, one row per training and other training that it was timed beside (or
+        none): ratio, low, high of their speeds; and the peak memory of a training's own process, where it was measured.
+    """
+    cases = latest(evidence.benchmarks)
+    cases = cases[(cases["kind"] == "training") & cases["not_run"].isna()]
+    peaks = cases.dropna(subset="peak_memory_bytes").drop_duplicates("model", keep="last")
+    timed = cases.dropna(subset="p50_s").drop(columns="peak_memory_bytes")
+    timed = timed.merge(peaks[["model", "peak_memory_bytes"]], on="model", how="left")
+    rows: list[dict[Any, Any]] = [
+        {**row, "beside": other, "ratio": ratio, "low": low, "high": high}
+        for row in timed.to_dict("records")
+        for other, (ratio, low, high) in (row["times_as_fast"] or {None: (np.nan,) * 3}).items()
+    ]
+    return pd.DataFrame(rows, columns=[*timed.columns, "beside", "ratio", "low", "high"])
+
+
+def cost_curves(evidence: Evidence) -> pd.DataFrame:
+    """Cost of whole simulated cells while one of n, features and replicates grows and the others stay.
+
+    Returns:
+        One row per curve and cell: axis (what grows), value, the benchmark's columns, and seconds per replicate with
+        low and high (order-statistic 95 % interval of the median over rounds).
+    """
+    cells = simulation_costs(evidence)
+    cells = cells[cells["kind"] == "cell"]
+    axes = ["num_samples", "num_features", "num_replicates"]
+    curves = []
+    for axis in axes:
+        others = [name for name in axes if name != axis]
+        sizes = cells.groupby(others)[axis].transform("nunique")
+        longest = cells[(sizes == sizes.max()) & (sizes > 2)].sort_values(axis)
+        curves.append(longest.assign(axis=axis, value=longest[axis]))
+    found: pd.DataFrame = pd.concat(curves, ignore_index=True)
+    for name, seconds in (("low", "median_low_s"), ("high", "median_high_s")):
+        found[name] = found[seconds] / found["num_replicates"]
+    return found
+
+
 def simulation_costs(evidence: Evidence) -> pd.DataFrame:
     """Cost of fits and of whole simulated cells against n, features and replicates, the latest of each."""
     cases = latest(evidence.benchmarks)

@@ -261,13 +261,31 @@ def benchmark_file(time_ratio: float = 0.52, student_parameters: int = 17_400_00
         }  # fmt: skip
         name = f"test_end_to_end[{model}-{layers}-{variant}]"
         cases.append({"name": name, "stats": {"median": 0.1}, "extra_info": info})
-    for kind, features, replicates, ratio in (("simulation", 4, None, 241.5), ("cell", 200, 100, None)):
+    cells = [(n, 4, 200) for n in (20, 80, 320)] + [(80, d, 100) for d in (4, 60, 200)]
+    cells += [(80, 4, replicates) for replicates in (1000, 4000)]
+    for kind, sizes, ratio in (("simulation", (80, 4, None), 241.5), *(("cell", sizes, None) for sizes in cells)):
         info = {
-            "kind": kind, "model": kind, "num_samples": 80, "num_features": features, "num_replicates": replicates,
+            "kind": kind, "model": kind, "num_samples": sizes[0], "num_features": sizes[1], "num_replicates": sizes[2],
             "seconds_per_replicate": 1.25e-4, "speedup_vs_sklearn": ratio, "speedup_low": ratio and 169.5,
             "speedup_high": ratio and 368.5, "peak_memory_bytes": None if ratio else 4.3e7,
         }  # fmt: skip
-        cases.append({"name": f"test_{kind}[80]", "stats": {"median": 0.1}, "extra_info": info})
+        total = 1.25e-4 * (sizes[2] or 1)
+        stats = {"median": total, "data": [total * (1 + 0.01 * k) for k in (-3, -2, -1, 0, 1, 2, 3)]}
+        cases.append({"name": f"test_{kind}[{sizes}]", "stats": stats, "extra_info": info})
+    for name, seconds, beside in (
+        ("textbrewer", 0.48, {}),
+        ("kd", 0.08, {"textbrewer": (6.0, 5.5, 6.5)}),
+        ("kd-float32", 0.12, {"textbrewer": (4.0, 3.5, 4.5), "kd": (0.66, 0.6, 0.7)}),
+    ):
+        info = {
+            "kind": "training", "model": name, "num_layers": 3, "batch_size": 32, "sequence_length": 64,
+            "num_threads": 2, "dtype": "bfloat16", "device": "cpu",
+        }  # fmt: skip
+        rounds = {"p50_s": seconds, "examples_per_s": 32 / seconds, "times_as_fast": beside}
+        stats = {"median": seconds, "data": [seconds * (1 + 0.01 * k) for k in (-3, -2, -1, 0, 1, 2, 3)]}
+        cases.append({"name": f"test_training[{name}]", "stats": stats, "extra_info": info | rounds})
+        memory = {"name": f"test_training_memory[{name}]", "stats": {"median": 9.0}}
+        cases.append(memory | {"extra_info": info | {"peak_memory_bytes": 1.2e9}})
     return {
         "benchmarks": cases,
         "machine_info": {"cpu": {"brand_raw": "A Processor"}, "python_version": "3.11.2", "system": "Linux"},

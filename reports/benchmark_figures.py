@@ -1,0 +1,181 @@
+"""Figures of time and size: they draw numbers that `tables` estimated, and compute none."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from reports import tables
+from reports.drawing import GRID, INK, MARKERS, SERIES, Figure, log_sizes, log_values, panel, panels
+from reports.evidence import Evidence
+from reports.setting import LIMITED, SETTING
+from reports.wording import count, interval, number
+
+
+def build(evidence: Evidence) -> Iterator[Figure]:
+    """Every figure of time and size that the evidence allows."""
+    if len(ways := tables.end_to_end(evidence)):
+        yield _pareto_figure(ways)
+    if len(models := tables.size_latency_score(evidence)):
+        yield _size_figure(models)
+    if len(ratios := tables.trainings(evidence).dropna(subset="ratio")):
+        yield _training_figure(ratios)
+    if len(curves := tables.cost_curves(evidence)):
+        yield _cost_figure(curves)
+
+
+def _pareto_figure(ways: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    models = list(dict.fromkeys(zip(ways["model"], ways["num_layers"], strict=True)))
+    variants = sorted(set(ways["variant"]))
+    with panel("pareto", svgs, width=7.0, height=4.2) as axes:
+        front = ways[ways["on_front"]]
+        axes.plot(front["examples_per_s"], front["score"], color=GRID, linewidth=4, zorder=0)
+        for row in ways.to_dict("records"):
+            marker = MARKERS[models.index((row["model"], row["num_layers"])) % len(MARKERS)]
+            color = SERIES[variants.index(row["variant"]) % len(SERIES)]
+            reach = [[row["score"] - row["score_low"]], [row["score_high"] - row["score"]]]
+            axes.errorbar([row["examples_per_s"]], [row["score"]], yerr=reach, fmt=marker, color=color, capsize=2)
+        for k, (model, layers) in enumerate(models):
+            axes.plot([], [], MARKERS[k % len(MARKERS)], color=INK, label=f"{layers:g}-layer {model}")
+        for k, variant in enumerate(variants):
+            axes.plot([], [], "-", color=SERIES[k % len(SERIES)], linewidth=4, label=variant)
+        log_sizes(axes, ways["examples_per_s"].round().astype(int).iloc[[0, len(ways) // 2, -1]])
+        axes.set(xlabel="texts per second, tokenisation included", ylabel="test score")
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    told = "; ".join(f"{_way(row)} ({_speed_and_score(row)})" for row in front.to_dict("records"))
+    plain = ways[(ways["model"] == "student") & (ways["variant"] == "float32")]
+    beaten = [
+        f"{_way(teacher)} is faster than {_way(student)} and scores higher ({_speed_and_score(teacher)} against "
+        f"{_speed_and_score(student)})"
+        for student in plain.to_dict("records")
+        for teacher in ways[ways["model"] == "teacher"].to_dict("records")
+        if teacher["examples_per_s"] > student["examples_per_s"] and teacher["score"] > student["score"]
+    ]
+    lesson = "; ".join(beaten) or "no way to run the teacher is both faster and better than a student in float32"
+    return Figure(
+        "pareto",
+        f"Nothing is both faster and better than {told}",
+        f"Every model in every way to run it, over {ways['num_examples'].max():,.0f} test texts in batches of "
+        f"{ways['batch_size'].max():g}, padded to the longest. Bars: Wilson's 95 % interval of the score. "
+        f"{lesson[0].upper()}{lesson[1:]}.",
+        tuple(svgs),
+        f"Scatter chart of score against texts per second. {told}.",
+        ways,
+        "mixkd bench -k end_to_end",
+    )
+
+
+def _way(row: Mapping[Any, Any]) -> str:
+    return f"the {row['num_layers']:g}-layer {row['model']} in {row['variant']}"
+
+
+def _speed_and_score(row: Mapping[Any, Any]) -> str:
+    return f"{number(row['examples_per_s'])} texts/s, {number(row['score'])}"
+
+
+def _size_figure(models: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    drawn = models.assign(latency_ms=models["p50_s"] * 1e3)
+    with panel("size", svgs, width=5.6) as axes:
+        for place, row in enumerate(drawn.to_dict("records")):
+            k = place % len(SERIES)
+            axes.scatter([row['latency_ms']], [row['test_score']], s=row['num_parameters'] / 1e5, marker=MARKERS[k],
+                         color=SERIES[k], alpha=0.85)  # fmt: skip
+            reach = [[row["test_score"] - row["score_low"]], [row["score_high"] - row["test_score"]]]
+            axes.errorbar([row["latency_ms"]], [row["test_score"]], yerr=reach, color=SERIES[k], capsize=3)
+            label = f"{row['model']}, {row['num_layers']:g} layers\n{row['num_parameters'] / 1e6:.1f} M parameters"
+            axes.annotate(label, (row["latency_ms"], row["test_score"]), xytext=(12, 0), va="center",
+                          textcoords="offset points", fontsize=8.5)  # fmt: skip
+        axes.margins(0.35)
+        axes.set(xlabel="median latency (ms)", ylabel="test score (share correct)")
+    words = [
+        f"the {row['num_layers']:g}-layer {row['model']} ({row['num_parameters'] / 1e6:.1f} M parameters) answers in "
+        f"{number(row['latency_ms'])} ms and scores {number(row['test_score'])}"
+        + (f" {interval(row['score_low'], row['score_high'])}" if row["score_low"] < row["score_high"] else "")
+        for row in drawn.to_dict("records")
+    ]
+    title = "; ".join(words)
+    first = models.iloc[0]
+    return Figure(
+        "size",
+        title[0].upper() + title[1:],
+        f"Batch of {first['batch_size']:g}, {first['sequence_length']:g} tokens; the area of a marker grows with the "
+        f"number of parameters. Student's score: SM+TMKD on {SETTING['task']} at {LIMITED:.0%} of the data, with "
+        "its 95 % t interval over seeds; one teacher has none. Latencies and their intervals are in the table below.",
+        tuple(svgs),
+        f"Scatter chart of test score against latency: {title}.",
+        models,
+        "mixkd bench",
+    )
+
+
+def _training_figure(ratios: pd.DataFrame) -> Figure:
+    """Speed of every training beside the first peer that was timed, or beside the recipe that it is a change of."""
+    svgs: list[str] = []
+    recipes = [name for name in ("textbrewer", "torchdistill", "kd", "sm+tmkd") if name in set(ratios["beside"])]
+    with panels("training-speed", svgs, len(recipes), width=2.6 * len(recipes) + 2.2, height=4.6) as grid:
+        names = list(dict.fromkeys(ratios["model"]))
+        for axes, beside in zip(grid, recipes, strict=True):
+            rows = ratios[ratios["beside"] == beside]
+            for row in rows.to_dict("records"):
+                k = 2 if row["low"] > 1 else 3 if row["high"] < 1 else 0
+                reach = [[row["ratio"] - row["low"]], [row["high"] - row["ratio"]]]
+                place = names.index(row["model"])
+                axes.errorbar([row["ratio"]], [place], xerr=reach, fmt=MARKERS[k], color=SERIES[k], capsize=2)
+            axes.axvline(1, color=INK, linewidth=0.8)
+            axes.set(xlabel=f"speed over that of\n{beside}", yticks=range(len(names)))
+            axes.set_yticklabels(names, fontsize=8)
+        grid[0].invert_yaxis()
+    plain = ratios[ratios["model"].isin(["kd", "sm+tmkd"]) & ratios["beside"].isin(["textbrewer", "torchdistill"])]
+    told = "; ".join(
+        f"{row['model']} is {number(row['ratio'])} {interval(row['low'], row['high'])} times as fast as {row['beside']}"
+        for row in plain.to_dict("records")
+    )
+    first = ratios.to_dict("records")[0]
+    return Figure(
+        "training-speed",
+        f"Training, {told}" if told else "Training with one thing changed at a time",
+        f"Steps of {first['batch_size']:g} texts of at most {first['sequence_length']:g} tokens, "
+        f"{first['num_layers']:g} layers, on {first['device']} with {count(int(first['num_threads']), 'thread')}; "
+        "ratios of medians over interleaved rounds with bootstrap 95 % intervals. A name with a dash is the recipe "
+        "with one thing changed.",
+        tuple(svgs),
+        f"Dot chart of speeds. {told}.",
+        ratios.drop(columns="times_as_fast"),
+        "mixkd bench --training 420",
+        stacked=True,
+    )
+
+
+def _cost_figure(curves: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    words = {"num_samples": "originals n", "num_features": "features D", "num_replicates": "replicates"}
+    drawn = curves.groupby("axis", sort=False)
+    told = []
+    with panels("cost", svgs, len(drawn), width=2.9 * len(drawn)) as grid:
+        for k, (axes, (axis, rows)) in enumerate(zip(grid, drawn, strict=True), start=1):
+            middle, low, high = (rows[name] * 1e6 for name in ("seconds_per_replicate", "low", "high"))
+            axes.fill_between(rows["value"], low, high, color=SERIES[k], alpha=0.25, linewidth=0)
+            axes.plot(rows["value"], middle, color=SERIES[k], marker=MARKERS[k])
+            log_sizes(axes, rows["value"])
+            log_values(axes)
+            axes.set(xlabel=words[str(axis)])
+            ends = [
+                f"{number(middle[k])} {interval(low[k], high[k])} µs at {number(rows['value'][k])}"
+                for k in rows.index[[0, -1]]
+            ]
+            told.append(f"{ends[0]} {words[str(axis)]}, {ends[1]}")
+        grid[0].set_ylabel("µs per replicate")
+    return Figure(
+        "cost",
+        f"A simulated replicate costs {'; '.join(told)}",
+        "Whole cells under in-sample mixup (draws, teacher, features, moments, bounds, fit and risks; as many mixed "
+        "inputs as originals) on one thread, while one size grows; medians over rounds with order-statistic 95 % "
+        "intervals.",
+        tuple(svgs),
+        f"Line charts of the cost per replicate. {'; '.join(told)}.",
+        curves.drop(columns="times_as_fast"),
+        "mixkd bench -k cells",
+        stacked=True,
+    )
