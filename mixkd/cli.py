@@ -262,6 +262,36 @@ def report(output: str = "results") -> None:
     print(f"Report: {built.report}")
 
 
+#: Evidence that is kept in the repository.
+PUBLISHED = "reports/published"
+
+
+def publish(output: str = "results", folder: str = PUBLISHED) -> None:
+    """Add the store's training runs and benchmarks to the small files that a repository keeps.
+
+    Args:
+        output: Folder of the evidence.
+        folder: Folder of the files.
+    """
+    from mixkd import archive
+
+    counts = archive.publish(Store(output), Path(folder))
+    print(f"{folder} holds {counts.runs} runs and {counts.benchmarks} files of benchmarks")
+
+
+def restore(output: str = "results", folder: str = PUBLISHED) -> None:
+    """Fill the store with the training runs and benchmarks that `mixkd publish` kept; no finished run is done again.
+
+    Args:
+        output: Folder of the evidence.
+        folder: Folder of the files.
+    """
+    from mixkd import archive
+
+    counts = archive.restore(Path(folder), Store(output))
+    print(f"added {counts.runs} runs and {counts.benchmarks} files of benchmarks to {output}")
+
+
 def doctor(output: str = "results") -> None:
     """Say what this machine can run.
 
@@ -282,6 +312,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "theory": theory,
     "bench": bench,
     "report": report,
+    "publish": publish,
+    "restore": restore,
     "doctor": doctor,
 }
 

@@ -85,19 +85,34 @@ def run(
     Raises:
         UserError: If data, teacher or record cannot be used, or the training diverges.
     """
+    store = Store(store) if isinstance(store, str | Path) else store
+    return _run(experiment, store, force, report or (lambda share, message: None), options)
+
+
+def _run(
+    experiment: Experiment,
+    store: Store,
+    force: bool,
+    report: Report,
+    options: dict[str, Any],
+    needs_model: bool = False,
+) -> Record:
+    """As `run`; a run whose model is needed is not finished without it (a store restored from records has none)."""
     from mixkd.tasks import load_task
 
     where = Options(**options)
-    if isinstance(store, str | Path):
-        store = Store(store)
     pinned = pin(experiment, where.data_dir)
     run_id = content_id(pinned.identity())
-    report = report or (lambda share, message: None)
-    if not force and (record := _finished(store, run_id, where)):
+
+    def finished() -> Record | None:
+        is_complete = not needs_model or store.model_dir(run_id).is_dir()
+        return _finished(store, run_id, where) if is_complete and not force else None
+
+    if record := finished():
         return record
     # Processes of one distributed run share the lock that their first one holds.
     with store.lock(run_id) if is_first_process() else nullcontext():
-        if not force and (record := _finished(store, run_id, where)):  # by another process, while this one waited
+        if record := finished():  # by another process, while this one waited
             return record
         teacher_run, start = None, 0.0
         if experiment.is_student:
@@ -108,7 +123,7 @@ def run(
                 report(start * share, f"teacher, {message}")
 
             options = {**options, "gradient_accumulation_steps": 1}
-            teacher = run(experiment.teacher_experiment(), store, report=report_teacher, **options)
+            teacher = _run(experiment.teacher_experiment(), store, False, report_teacher, options, needs_model=True)
             check_teacher(teacher, load_task(experiment.task, where.data_dir))
             teacher_run = teacher.run_id
         from mixkd.training import train_and_record

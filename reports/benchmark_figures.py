@@ -158,7 +158,7 @@ def _cost_figure(curves: pd.DataFrame) -> Figure:
             middle, low, high = (rows[name] * 1e6 for name in ("seconds_per_replicate", "low", "high"))
             axes.fill_between(rows["value"], low, high, color=SERIES[k], alpha=0.25, linewidth=0)
             axes.plot(rows["value"], middle, color=SERIES[k], marker=MARKERS[k])
-            log_sizes(axes, rows["value"])
+            log_sizes(axes, rows["value"].astype(int))
             log_values(axes)
             axes.set(xlabel=words[str(axis)])
             ends = [

@@ -194,10 +194,17 @@ def test_corrupt_records_are_named_and_overwritten_only_by_force(experiment, sto
     assert teacher_path.read_text() == ""
 
 
-def test_a_teacher_without_its_model(experiment, store, vader_folder):
-    shutil.rmtree(store.model_dir(teacher_record(store).run_id))
-    with pytest.raises(UserError, match="teacher's model .* is gone; delete"):
-        run(experiment(), store, data_dir=vader_folder)
+def test_a_teacher_without_its_model_is_trained_again_when_a_student_needs_it(experiment, store, vader_folder):
+    """As in a store that was restored from records."""
+    teacher = teacher_record(store)
+    weights = store.model_dir(teacher.run_id) / "model.safetensors"
+    before = weights.read_bytes()
+    student = run(experiment(), store, data_dir=vader_folder)
+    shutil.rmtree(weights.parent)
+    assert run(experiment(), store, data_dir=vader_folder) == student and not weights.exists()
+    run(experiment(seed=5), store, data_dir=vader_folder)
+    assert weights.read_bytes() == before
+    assert teacher_record(store).measurements == teacher.measurements
 
 
 def test_runs_are_reproducible_and_seeds_matter(experiment, store, vader_folder, tmp_path, teacher_store):

@@ -1,0 +1,108 @@
+"""Evidence that took long, in two small files for a repository: out of a store, and into one.
+
+Each file holds one JSON object a line, compressed by xz: records of training runs as the store has them, and
+pytest-benchmark's files with their names. Models, per-example tables and simulations (minutes of work) stay behind.
+"""
+
+import json
+import lzma
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from mixkd.store import Record, Store, UserError, atomic_path, write_text
+
+RUNS, BENCHMARKS = "runs.jsonl.xz", "benchmarks.jsonl.xz"
+
+
+class Counts(NamedTuple):
+    """Runs and files of benchmarks."""
+
+    runs: int
+    benchmarks: int
+
+
+def publish(store: Store, folder: Path) -> Counts:
+    """Add what a store holds to the published files; what is already there stays as it is.
+
+    Args:
+        store: The evidence.
+        folder: Of the files; made if it is not there.
+
+    Returns:
+        How many runs and files of benchmarks are published now.
+
+    Raises:
+        UserError: If a record of the store or a line of a file is not valid: nothing is written then.
+    """
+    records, problems = store.runs()
+    if problems:
+        raise UserError(f"{problems[0].reason} Nothing was published.")
+    runs = {record.run_id: record for record in (*records, *_runs(folder))}
+    benchmarks = {path.name: path.read_text(encoding="utf-8") for path in store.benchmarks_dir.glob("*.json")}
+    benchmarks |= dict(_benchmarks(folder))
+    _write(folder / RUNS, (runs[key].model_dump_json() for key in sorted(runs)))
+    _write(folder / BENCHMARKS, (json.dumps({"name": key, "text": benchmarks[key]}) for key in sorted(benchmarks)))
+    return Counts(len(runs), len(benchmarks))
+
+
+def restore(folder: Path, store: Store) -> Counts:
+    """Fill a store from the published files; what the store has stays as it is.
+
+    Returns:
+        How many runs and files of benchmarks were added.
+
+    Raises:
+        UserError: If there are no such files, or a line of one is not valid: nothing is written then.
+    """
+    if not (folder / RUNS).is_file():
+        raise UserError(f"There is no {RUNS} in {folder}; give the folder that `mixkd publish` wrote.")
+    runs = [record for record in _runs(folder) if not (store.run_dir(record.run_id) / "record.json").exists()]
+    benchmarks = [(name, text) for name, text in _benchmarks(folder) if not (store.benchmarks_dir / name).exists()]
+    for record in runs:
+        store.save_run(record)
+    for name, text in benchmarks:
+        write_text(store.benchmarks_dir / name, text)
+    return Counts(len(runs), len(benchmarks))
+
+
+def _runs(folder: Path) -> list[Record]:
+    records = []
+    for number, line in _lines(folder / RUNS):
+        try:
+            records.append(Record.model_validate_json(line))
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise UserError(f"Line {number} of {folder / RUNS} is not a valid record: {reason}.") from error
+    return records
+
+
+def _benchmarks(folder: Path) -> list[tuple[str, str]]:
+    found = []
+    for number, line in _lines(folder / BENCHMARKS):
+        try:
+            entry = json.loads(line)
+            name, text = str(entry["name"]), str(entry["text"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"Line {number} of {folder / BENCHMARKS} is not a name and its text.") from error
+        if Path(name).name != name or not name.endswith(".json"):
+            raise UserError(f"Line {number} of {folder / BENCHMARKS} names {name!r}, no file of benchmarks.")
+        found.append((name, text))
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    if not path.exists():
+        return
+    try:
+        with lzma.open(path, "rt", encoding="utf-8") as file:
+            yield from enumerate(file, start=1)
+    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
+        raise UserError(f"{path} cannot be read ({error}); take it from the repository again.") from error
+
+
+def _write(path: Path, lines: Iterator[str]) -> None:
+    with atomic_path(path) as temporary, lzma.open(temporary, "wt", preset=9, encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
