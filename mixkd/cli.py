@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from mixkd.experiment import Experiment
 from mixkd.parser import build_parser, split_off_pytest_options, with_experiment
-from mixkd.store import Store, UserError, atomic_path, is_first_process
+from mixkd.store import Store, UserError, is_first_process
 
 
 def reproduce(
@@ -224,36 +221,22 @@ def bench(pytest_options: Sequence[str] = (), output: str = "results") -> None:
             run's JSON.
         output: Folder of the evidence; its models are measured.
     """
-    folder = Path(__file__).resolve().parents[1] / "benchmarks"
-    if not folder.is_dir():
-        raise UserError(
-            "The benchmarks are part of the source tree, not of the installed package; run `mixkd bench` "
-            "from a clone installed with `pip install -e .`."
-        )
-    store = Store(output)
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "benchmark.json"
-        options = [str(folder), f"--benchmark-json={path}", f"--store={store.root}", "-q", *pytest_options]
-        status = subprocess.run([sys.executable, "-m", "pytest", *options], check=False).returncode
-        if status != 0 or not path.exists() or not path.stat().st_size:
-            raise UserError(f"The benchmarks ended with pytest's exit code {status}, see above; nothing was stored.")
-        # Beside those of earlier runs, and with a number first: that is what --benchmark-compare shows of a name.
-        number = 1 + sum(1 for _ in store.benchmarks_dir.glob("*.json"))
-        kept = store.benchmarks_dir / f"{number:04d}_{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.json"
-        with atomic_path(kept) as target:
-            target.write_bytes(path.read_bytes())
+    from mixkd.bench import run_benchmarks
+
+    kept = run_benchmarks(pytest_options, Store(output))
     _say(f"benchmarks: {kept}")
 
 
-def report(output: str = "results") -> None:
+def report(output: str = "results", baseline: str | None = None) -> None:
     """Judge the claims by what the store holds, and write report.html, verdicts.json and the tables behind them.
 
     Args:
         output: Folder of the evidence.
+        baseline: Folder of other evidence; what changed since then stands at the top.
     """
     from reports.page import build
 
-    built = build(Store(output))
+    built = build(Store(output), baseline=None if baseline is None else Store(baseline))
     print("Verdicts:", ", ".join(f"{count} {outcome}" for outcome, count in built.counts.items() if count))
     if built.unexpected:
         print("Decided against expectation:", ", ".join(built.unexpected))

@@ -12,12 +12,14 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mixkd.store import Problem, Store, atomic_path, now, provenance, write_text
+from mixkd.store import Problem, Store, UserError, atomic_path, now, provenance, write_text
 from reports import figures, simulation, tables, wording
+from reports.benchmark_files import latest
 from reports.calibration import registered_studies
+from reports.changes import Change, changes
 from reports.claims import CONFIDENCE, LEVEL, Outcome
 from reports.drawing import Figure
-from reports.evidence import Evidence, Study, latest, load
+from reports.evidence import Evidence, Study, load
 from reports.ledger import ledger_sha256
 from reports.setting import LEAST, LIMITED, SETTING
 from reports.verdicts import Judged, evidence_frame, judge_all
@@ -25,17 +27,49 @@ from reports.verdicts import Judged, evidence_frame, judge_all
 #: Outcome -> its sign, shown beside the word.
 SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "≈", "not run": "○"}
 
-#: The evidence sections: which claims and figures each shows.
+
+class _Section(NamedTuple):
+    """A question of the report.
+
+    Attributes:
+        claims: Ids of the claims that answer it, or the evidence that all its claims rest on.
+        figures: Keys of its figures, in their order.
+        command: What fills it, where it has no claim of its own.
+    """
+
+    key: str
+    title: str
+    claims: tuple[str, ...]
+    figures: tuple[str, ...]
+    command: str
+
+
 _SECTIONS = (
-    (
-        "simulation",
-        "Simulation",
-        "theory",
+    _Section(
+        "methods", "Does it beat distillation and the baselines?",
+        ("E01", "E02", "E03", "E04", "E05", "E08", "E10", "E11", "E12", "E17"), ("score",), "mixkd suite full",
+    ),
+    _Section(
+        "amount", "How does it depend on the amount of data?", ("E13", "E14", "E15", "E16"), ("amount", "score-least"),
+        "mixkd suite full",
+    ),
+    _Section("translation", "What does back-translation add?", (), ("back-translation",), "mixkd suite standard"),
+    _Section("sensitivity", "How sensitive is it?", (), ("sensitivity",), "mixkd suite sensitivity"),
+    _Section(
+        "gap", "Does mixup shrink the generalization gap? Trained students", ("E06", "E07"), ("gap", "gap-least"),
+        "mixkd suite full",
+    ),
+    _Section(
+        "simulation", "Does mixup shrink the generalization gap? Simulated worlds", ("theory",),
         ("phase", "phase-mixup", "contrasts", "ratios", "deviation", "learned-gap", "rate", "coverage", "bounds",
          "sample-size", "identification", "recovery", "training"),
+        "mixkd theory",
     ),
-    ("training", "Training", "runs", ("score", "gap")),
-    ("time-and-size", "Time and size", "benchmarks", ("pareto", "size", "training-speed", "cost")),
+    _Section(
+        "time-and-size", "Time and size", ("benchmarks",), ("pareto", "size", "training-speed", "cost"), "mixkd bench"
+    ),
+    _Section("robustness", "Other texts and noise", (), ("robustness",), "mixkd suite full"),
+    _Section("interpolation", "Between two texts", (), ("interpolation",), "mixkd suite full"),
 )  # fmt: skip
 
 
@@ -56,20 +90,28 @@ class Built(NamedTuple):
     problems: list[Problem]
 
 
-def build(store: Store, output: Path | None = None, studies: Mapping[str, Study] | None = None) -> Built:
+def build(
+    store: Store,
+    output: Path | None = None,
+    studies: Mapping[str, Study] | None = None,
+    baseline: Store | None = None,
+) -> Built:
     """Judge and render what a store holds.
 
     Args:
         store: Folder of the evidence.
         output: Folder for ``report.html``, ``verdicts.json`` and ``evidence/``; None: the store's own.
         studies: The registered cells behind the claims; None: all that there are.
+        baseline: Another store; what changed since then stands at the top.
 
     Raises:
-        UserError: If the folder cannot be written.
+        UserError: If the folder cannot be written, or there is no baseline.
     """
     started_at = now()
-    evidence = load(store, registered_studies() if studies is None else studies)
+    studies = registered_studies() if studies is None else studies
+    evidence = load(store, studies)
     judged = judge_all(evidence)
+    changed = None if baseline is None else _changes_since(baseline, studies, evidence, judged)
     drawn = figures.build(evidence)
     counts = Counter(item.verdict.verdict for item in judged)
     folder = store.root if output is None else output
@@ -90,8 +132,17 @@ def build(store: Store, output: Path | None = None, studies: Mapping[str, Study]
     _write_evidence(built.evidence, evidence, judged, drawn)
     verdicts = [item.verdict.model_dump(mode="json") for item in judged]
     write_text(built.verdicts, json.dumps({"verdicts": verdicts, "provenance": sources}, indent=1, allow_nan=False))
-    write_text(built.report, _render(built, evidence, judged, drawn, sources))
+    write_text(built.report, _render(built, evidence, judged, drawn, sources, changed))
     return built
+
+
+def _changes_since(
+    baseline: Store, studies: Mapping[str, Study], evidence: Evidence, judged: list[Judged]
+) -> list[Change]:
+    if not baseline.root.is_dir():
+        raise UserError(f"There is no store {baseline.root} to compare with; give the folder of an earlier --output.")
+    before = load(baseline, studies)
+    return changes(evidence, judged, before, judge_all(before))
 
 
 def _write_evidence(folder: Path, evidence: Evidence, judged: list[Judged], drawn: list[Figure]) -> None:
@@ -107,8 +158,14 @@ def _write_evidence(folder: Path, evidence: Evidence, judged: list[Judged], draw
 
 
 def _render(
-    built: Built, evidence: Evidence, judged: list[Judged], drawn: list[Figure], sources: dict[str, Any]
+    built: Built,
+    evidence: Evidence,
+    judged: list[Judged],
+    drawn: list[Figure],
+    sources: dict[str, Any],
+    changed: list[Change] | None,
 ) -> str:
+    by_key = {figure.key: figure for figure in drawn}
     environment = Environment(
         loader=PackageLoader("reports"),
         autoescape=True,
@@ -117,16 +174,19 @@ def _render(
         lstrip_blocks=True,
     )
     environment.filters |= {"number": wording.number, "p_value": wording.p_value}
-    script = environment.loader.get_source(environment, "sort.js")[0] if environment.loader else ""
+    script = environment.loader.get_source(environment, "tables.js")[0] if environment.loader else ""
     return environment.get_template("report.html").render(
         built=built,
         judged=judged,
+        changed=changed,
         sections=[
-            (key, title,
-             [item for item in judged if item.claim.evidence == source and item.claim.family != "machinery"],
-             sorted((figure for figure in drawn if figure.key in keys), key=lambda figure: keys.index(figure.key)))
-            for key, title, source, keys in _SECTIONS
+            (section,
+             [item for item in judged if item.claim.family != "machinery"
+              and {item.claim.id, item.claim.evidence} & set(section.claims)],
+             [by_key[key] for key in section.figures if key in by_key])
+            for section in _SECTIONS
         ],
+        findings=[item for item in judged if item.claim.evidence in ("runs", "benchmarks")],
         controls=[item for item in judged if item.claim.family == "control"],
         machinery=[item for item in judged if item.claim.family == "machinery"],
         not_run=[item for item in judged if not item.results],

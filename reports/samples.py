@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from reports.benchmark_files import CONDITIONS, latest
 from reports.claims import PRECISIONS, Claim, Test
-from reports.evidence import CONDITIONS, Evidence, latest, registered_runs
+from reports.evidence import Evidence, registered_runs
 from reports.statistics import Array
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-#: Share of the training examples -> epochs: the same number of optimizer steps at every share.
-EPOCHS: Mapping[float, int] = {0.1: 6, 0.02: 30}
+#: Share of the training examples -> epochs: the same number of optimizer steps up to 20 %.
+EPOCHS: Mapping[float, int] = {0.01: 60, 0.02: 30, 0.05: 12, 0.1: 6, 0.2: 3, 1.0: 3}
 
 #: What "limited data" means, and what "least data" does.
 LIMITED, LEAST = 0.1, 0.02
@@ -57,11 +57,10 @@ WEIGHTS: Mapping[str, Mapping[str, float]] = {
 _NO_WEIGHTS = dict.fromkeys(("kd_weight", "pkd_weight", "sm_weight", "tmkd_weight"), 0.0)
 
 
-def registered_precision(experiment: Mapping[str, Any]) -> str | None:
-    """The precision of a run in the registered setting, "bf16" or "fp32"; None for every other run.
+def deviations(experiment: Mapping[str, Any]) -> list[str] | None:
+    """Names of the fields in which a run is not in the registered setting; None if it has no such recipe or precision.
 
-    Claims rest on the runs in bf16; those in fp32 are their twins, for the claim about precision. A field that an
-    experiment does not have is taken to be the registered one.
+    A field that an experiment does not have is taken to be the registered one.
     """
     recipe, precision = str(experiment.get("recipe")), experiment.get("precision")
     if recipe not in WEIGHTS or precision not in ("bf16", "fp32"):
@@ -74,4 +73,12 @@ def registered_precision(experiment: Mapping[str, Any]) -> str | None:
         "init": "skip" if recipe == "distilbert" else "first",
         "teacher_precision": precision if "tmkd" in recipe else "fp32",  # where it is not used, it is put to fp32
     }
-    return precision if all(experiment.get(name, value) == value for name, value in demanded.items()) else None
+    return [name for name, value in demanded.items() if experiment.get(name, value) != value]
+
+
+def registered_precision(experiment: Mapping[str, Any]) -> str | None:
+    """The precision of a run in the registered setting, "bf16" or "fp32"; None for every other run.
+
+    Claims rest on the runs in bf16; those in fp32 are their twins, for the claim about precision.
+    """
+    return experiment["precision"] if deviations(experiment) == [] else None

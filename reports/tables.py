@@ -5,31 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.evidence import Evidence, latest, registered_runs
+from reports.benchmark_files import latest
+from reports.evidence import Evidence, registered_runs
 from reports.statistics import mean_estimate, share_interval
-from reports.wording import RECIPES
-
-
-def recipe_seeds(evidence: Evidence) -> pd.DataFrame:
-    """Score and gap of every recipe and seed in the registered setting with limited data."""
-    means = (
-        registered_runs(evidence.runs)
-        .groupby(["recipe", "seed"], as_index=False)[["test_score", "generalization_gap"]]
-        .mean()
-    )
-    order = {recipe: rank for rank, recipe in enumerate(RECIPES)}
-    rank = means["recipe"].map(order).fillna(len(order))
-    ranked: pd.DataFrame = means.assign(rank=rank).sort_values(["rank", "seed"], ignore_index=True)
-    return ranked.drop(columns="rank")
-
-
-def recipe_summary(seeds: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Mean of a measure per recipe with its interval over seeds, in the order of `seeds`."""
-    rows = [
-        [recipe, len(group), *mean_estimate(group[measure])[:3]]
-        for recipe, group in seeds.groupby("recipe", sort=False)
-    ]
-    return pd.DataFrame(rows, columns=["recipe", "num_seeds", "mean", "low", "high"])
 
 
 def run_groups(evidence: Evidence) -> pd.DataFrame:

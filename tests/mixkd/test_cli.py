@@ -100,7 +100,7 @@ def test_every_run_of_the_benchmarks_is_kept(tmp_path, monkeypatch):
         Path(written.partition("=")[2]).write_text(f'{{"asked": "{command[-1]}"}}')
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr("mixkd.cli.subprocess.run", fake_pytest)
+    monkeypatch.setattr("mixkd.bench.subprocess.run", fake_pytest)
     for option in ("latency", "size"):
         assert main(["bench", "--output", str(tmp_path), "-k", option]) == 0
     kept = sorted((tmp_path / "benchmarks").glob("*.json"))

@@ -21,6 +21,8 @@ def test_all_figures_are_drawn(drawn):
         "deviation": 2, "learned-gap": 2, "coverage": 2, "rate": 2, "sample-size": 1, "identification": 1,
         "bounds": 1, "recovery": 1, "training": 1,
         "contrasts": 1, "ratios": 1, "phase": 4, "phase-mixup": 2, "score": 1, "gap": 1,
+        "score-least": 1, "gap-least": 1, "amount": 1, "back-translation": 1, "sensitivity": 1, "robustness": 1,
+        "interpolation": 1,
         "pareto": 1, "size": 1, "training-speed": 1, "cost": 1,
     }  # fmt: skip
 
@@ -53,13 +55,15 @@ def test_drawing_twice_gives_the_same_bytes(evidence, drawn):
 
 def test_titles_state_what_the_numbers_say(drawn, tmp_path):
     assert "in-sample mixup (S3) shrinks it in 6 of 6 settings and enlarges it in 0" in drawn["deviation"].title
-    assert drawn["score"].title.startswith("SM+TMKD+KD has the highest mean test score, 0.8")
-    assert drawn["gap"].title.startswith("SM+TMKD has the smallest mean generalization gap, 0.303, of 8")
+    assert drawn["score"].title.startswith("With 10% of the data, SM+TMKD+KD has the highest mean test score, 0.8")
+    assert drawn["gap"].title.startswith(
+        "With 10% of the data, SM+TMKD has the smallest mean generalization gap, 0.303, of 8"
+    )
     store = Store(tmp_path)
     synthetic.save_all(store, "bad")
     other = {figure.key: figure for figure in figures.build(load(store, synthetic.STUDIES))}
     assert "shrinks it in 0 of 6 settings and enlarges it in 6" in other["deviation"].title
-    assert other["score"].title.startswith("FT has the highest")
+    assert other["score"].title.startswith("With 10% of the data, FT has the highest")
 
 
 def test_alternative_texts_hold_the_numbers(drawn):

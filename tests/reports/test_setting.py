@@ -1,13 +1,15 @@
 """The registered setting is that of the suites, and no field of an experiment is left open."""
 
+from collections import Counter
+
 import pytest
 
 from mixkd.experiment import Experiment
 from mixkd.suite import load_suite
-from reports.setting import registered_precision
+from reports.setting import EPOCHS, LEAST, LIMITED, deviations, registered_precision
 
 CHANGES = {
-    "task": "vader-nyt", "train_fraction": 0.2, "augmentation": "word-dropout", "teacher": "other",
+    "task": "vader-nyt", "train_fraction": 0.3, "augmentation": "word-dropout", "teacher": "other",
     "teacher_fraction": 0.5, "teacher_learning_rate": 1e-5, "teacher_num_epochs": 1, "teacher_batch_size": 8,
     "teacher_seed": 1, "student": "other", "student_layers": 2, "init": "last", "init_from": "teacher", "recipe": "no",
     "kd_weight": 0.0, "pkd_weight": 1.0, "sm_weight": 0.3, "tmkd_weight": 0.5, "distance": "kl", "temperature": 2.0,
@@ -21,10 +23,24 @@ CHANGES = {
 FREE = {"init_seed", "data_seed", "bt_engine", "bt_pair", "bt_sides", "word_dropout_rate"}
 
 
-@pytest.mark.parametrize(("suite", "precisions"), [("quick", {"bf16"}), ("full", {"bf16"}), ("sensitivity", {None}),
+@pytest.mark.parametrize(("suite", "precisions"), [("quick", {"bf16"}), ("full", {"bf16"}),
                                                    ("precision", {"bf16", "fp32"})])  # fmt: skip
-def test_suites_run_in_the_registered_setting_or_out_of_it(suite, precisions):
+def test_suites_run_in_the_registered_setting(suite, precisions):
     assert {registered_precision(one.identity()) for one in load_suite(suite).expand()} == precisions
+
+
+def test_no_run_of_the_sensitivity_study_enters_a_claim_and_each_changes_one_thing():
+    runs = [one.identity() for one in load_suite("sensitivity").expand()]
+    assert {run["train_fraction"] for run in runs}.isdisjoint({LIMITED, LEAST})
+    changed = Counter(tuple(deviations(run)) for run in runs)
+    assert set(changed) == {(), ("beta_alpha",), ("mix_ratio",), ("sm_weight",), ("tmkd_weight",), ("learning_rate",)}
+    assert changed[()] == 3 * 5 and changed["learning_rate",] == 3 * 5 * 4
+
+
+def test_of_the_standard_suite_the_movie_sentences_with_three_layers_are_registered():
+    registered = [one for one in load_suite("standard").expand() if registered_precision(one.identity())]
+    assert {(one.task, one.student_layers, one.augmentation) for one in registered} == {("vader-movie", 3, "none")}
+    assert {one.train_fraction for one in registered} == set(EPOCHS)
 
 
 def test_every_field_is_registered_or_free():

@@ -1,4 +1,5 @@
-// Makes every table with the class "sortable" sortable by its column heads; without scripts they are plain tables.
+// Makes every table with the class "sortable" sortable by its column heads, and long ones searchable; without scripts
+// they are plain tables.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
@@ -19,4 +20,17 @@ for (const table of document.querySelectorAll("table.sortable")) {
       head.setAttribute("aria-sort", direction === 1 ? "ascending" : "descending");
     });
   });
+
+  const all = [...table.tBodies[0].rows];
+  if (all.length < 10) continue;
+  const [label, input, shown] = ["label", "input", "output"].map((name) => document.createElement(name));
+  input.type = "search";
+  label.className = "filter";
+  label.append("Filter rows ", input, " ", shown);
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\s+/);
+    for (const row of all) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
+    shown.textContent = `${all.filter((row) => !row.hidden).length} of ${all.length}`;
+  });
+  table.closest(".scroll").before(label);
 }

@@ -1,0 +1,264 @@
+"""Figures of trained students: they draw numbers that `training_tables` estimated, and compute none."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from reports import training_tables
+from reports.drawing import INK, MARKERS, SERIES, Figure, panel, panels
+from reports.evidence import Evidence
+from reports.setting import LEAST, LIMITED, SETTING
+from reports.wording import RECIPES, count, interval, number
+
+_PLACE = f"{SETTING['task']}, {SETTING['student_layers']} layers"
+_SETTINGS = {
+    "beta_alpha": "a of Beta(a, a)",
+    "mix_ratio": "mixed per original",
+    "sm_weight": "weight of SM",
+    "tmkd_weight": "weight of TMKD",
+    "learning_rate": "learning rate",
+}
+
+
+def build(evidence: Evidence) -> Iterator[Figure]:
+    """Every figure of trained students that the evidence allows."""
+    for fraction in (LIMITED, LEAST):
+        if len(seeds := training_tables.recipe_seeds(evidence, fraction)):
+            for measure in ("test_score", "generalization_gap"):
+                yield _recipe_figure(seeds, measure, fraction)
+    if len(set((shares := training_tables.by_share(evidence))["train_fraction"])) > 1:
+        yield _share_figure(shares)
+    if len(added := training_tables.back_translation(evidence)):
+        yield _back_translation_figure(added)
+    if len(changed := training_tables.sensitivity(evidence)):
+        yield _sensitivity_figure(changed)
+    if len(moved := training_tables.robustness(evidence)):
+        yield _robustness_figure(moved)
+    if len(paths := training_tables.paths(evidence)):
+        yield _path_figure(paths, training_tables.path_means(evidence))
+
+
+def _recipe_figure(seeds: pd.DataFrame, measure: str, fraction: float) -> Figure:
+    key, name, unit, best = {
+        "test_score": ("score", "test score", "share correct", "highest"),
+        "generalization_gap": ("gap", "generalization gap", "nats", "smallest"),
+    }[measure]
+    key += "" if fraction == LIMITED else "-least"
+    summary = training_tables.recipe_summary(seeds, measure)
+    recipes = list(summary["recipe"])
+    svgs: list[str] = []
+    with panel(key, svgs, width=5.6) as axes:
+        sns.lineplot(seeds, x="recipe", y=measure, units="seed", estimator=None, color=SERIES[0], alpha=0.45,
+                     linewidth=0.8, ax=axes)  # fmt: skip
+        sns.stripplot(seeds, x="recipe", y=measure, color=SERIES[0], jitter=False, size=4, ax=axes)
+        for place, row in enumerate(summary.to_dict("records")):
+            k = place % (len(SERIES) - 1) + 1
+            reach = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]] if row["high"] < float("inf") else None
+            axes.errorbar([place + 0.18], [row["mean"]], yerr=reach, fmt=MARKERS[k], color=SERIES[k], capsize=3)
+        axes.set_xticks(range(len(recipes)), [_name(recipe).replace("+", "\n+") for recipe in recipes])
+        axes.set(xlabel="recipe", ylabel=f"{name} ({unit})")
+        axes.grid(visible=False, axis="x")
+    ranked = summary.sort_values("mean", ascending=best == "smallest")
+    winner = ranked.to_dict("records")[0]
+    values = "; ".join(
+        f"{_name(row['recipe'])} {number(row['mean'])} {interval(row['low'], row['high'])}"
+        for row in summary.to_dict("records")
+    )
+    return Figure(
+        key,
+        f"With {fraction:.0%} of the data, {_name(winner['recipe'])} has the {best} mean {name}, "
+        f"{number(winner['mean'])}, of {count(len(summary), 'recipe')}",
+        f"{_PLACE}, {fraction:.0%} of the training data. Grey: every seed, joined across recipes. Coloured: mean with "
+        f"its 95 % t interval over {count(int(summary['num_seeds'].max()), 'seed')}; recipes share their seeds, so "
+        "intervals of means may meet where the paired difference is clear.",
+        tuple(svgs),
+        f"Dot chart of the {name} per recipe. {values}.",
+        seeds[["recipe", "seed", measure]],
+        "mixkd suite full",
+    )
+
+
+def _share_figure(shares: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    drawn = [recipe for recipe in ("ft", "kd", "tmkd", "sm", "sm+tmkd") if recipe in set(shares["recipe"])]
+    with panel("amount", svgs, width=7.0, height=4.0) as axes:
+        for k, recipe in enumerate(drawn):
+            rows = shares[shares["recipe"] == recipe]
+            known = rows["low"].notna() & (rows["high"] < float("inf"))
+            axes.fill_between(rows["train_fraction"][known], rows["low"][known], rows["high"][known], color=SERIES[k],
+                              alpha=0.2, linewidth=0)  # fmt: skip
+            axes.plot(rows["train_fraction"], rows["mean"], color=SERIES[k], marker=MARKERS[k], label=_name(recipe))
+        axes.set_xscale("log")
+        fractions = sorted(set(shares["train_fraction"]))
+        axes.set_xticks(fractions, [f"{fraction:.0%}" for fraction in fractions])
+        axes.xaxis.minorticks_off()
+        axes.set(xlabel="share of the training data", ylabel="test score (share correct)")
+        axes.legend(fontsize=8.5)
+    best = shares.loc[shares.groupby("train_fraction")["mean"].idxmax()].to_dict("records")
+    title = "; ".join(f"{row['train_fraction']:.0%}: {_name(row['recipe'])} {number(row['mean'])}" for row in best)
+    told = "; ".join(
+        f"{row['train_fraction']:.0%} {_name(row['recipe'])} {number(row['mean'])} {interval(row['low'], row['high'])}"
+        for row in shares.to_dict("records")
+    )
+    return Figure(
+        "amount",
+        f"The highest mean score at each share of the data is that of {title}",
+        f"{_PLACE}. Means with 95 % t intervals over {int(shares['num_seeds'].min())} to "
+        f"{int(shares['num_seeds'].max())} seeds; epochs are such that the number of steps is the same up to 20 %.",
+        tuple(svgs),
+        f"Line chart of the test score over the share of the data. {told}.",
+        shares,
+        "mixkd suite standard",
+    )
+
+
+def _back_translation_figure(added: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    shares = sorted(set(added["train_fraction"]))
+    with panels("back-translation", svgs, len(shares), width=2.2 * len(shares) + 1.4) as grid:
+        recipes = list(dict.fromkeys(added["recipe"]))
+        for axes, share in zip(grid, shares, strict=True):
+            _marks(axes, added[added["train_fraction"] == share], "recipe", recipes)
+            axes.set(xlabel="score with minus\nwithout translations", title=f"{share:.0%} of the data")
+        grid[0].set_yticks(range(len(recipes)), [_name(recipe) for recipe in recipes])
+        grid[0].invert_yaxis()
+    told = _told(added, lambda row: f"{_name(row['recipe'])} at {row['train_fraction']:.0%}")
+    return Figure(
+        "back-translation",
+        f"Back-translated examples raise the score in {_raised(added)}",
+        f"{_PLACE}. Paired differences with 95 % t intervals over {int(added['num_seeds'].max())} seeds at most.",
+        tuple(svgs),
+        f"Dot chart of differences. {told}.",
+        added,
+        "mixkd suite standard",
+        stacked=True,
+    )
+
+
+def _sensitivity_figure(changed: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    names = [name for name in _SETTINGS if name in set(changed["setting"])]
+    with panels("sensitivity", svgs, len(names), width=2.1 * len(names) + 1.2) as grid:
+        for axes, name in zip(grid, names, strict=True):
+            rows = changed[changed["setting"] == name]
+            for k, (reference, line) in enumerate(rows.groupby("reference", sort=False), start=1):
+                axes.fill_between(line["value"], line["low"], line["high"], color=SERIES[k], alpha=0.2, linewidth=0)
+                label = "SM+TMKD's default" if reference == "sm+tmkd" else _name(str(reference))
+                axes.plot(line["value"], line["effect"], color=SERIES[k], marker=MARKERS[k], label=f"minus {label}")
+            axes.axhline(0, color=INK, linewidth=0.8)
+            axes.set_xscale("log")
+            values = sorted(set(rows["value"].astype(float)))
+            axes.set_xticks(values, [f"{value:g}" for value in values], rotation=60)
+            axes.xaxis.minorticks_off()
+            axes.set(xlabel=_SETTINGS[name])
+        grid[0].set_ylabel("difference in test score")
+        grid[-1].legend(fontsize=8.5)
+    own = changed[changed["reference"] == "sm+tmkd"]
+    best = own.sort_values("effect").to_dict("records")[-1]
+    told = _told(changed, lambda row: f"{_SETTINGS[row['setting']]} {row['value']:g} minus {_name(row['reference'])}")
+    return Figure(
+        "sensitivity",
+        f"Of all single changes to SM+TMKD, {_SETTINGS[best['setting']]} = {best['value']:g} helps most: "
+        f"{number(best['effect'])} {interval(best['low'], best['high'])} over its default",
+        f"{_PLACE}, {changed['train_fraction'].min():.0%} of the training data. One setting is changed at a time. "
+        f"Paired differences with 95 % t intervals over {int(changed['num_seeds'].max())} seeds; KD has the same "
+        "learning rate. The best of so many is not a test.",
+        tuple(svgs),
+        f"Line charts of differences in score. {told}.",
+        changed,
+        "mixkd suite sensitivity",
+        stacked=True,
+    )
+
+
+def _robustness_figure(moved: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    targets = list(dict.fromkeys(moved["target"]))
+    recipes = list(dict.fromkeys(moved["recipe"]))
+    with panels("robustness", svgs, len(targets), width=1.75 * len(targets) + 1.2) as grid:
+        for axes, target in zip(grid, targets, strict=True):
+            _marks(axes, moved[moved["target"] == target], "recipe", recipes)
+            axes.set(xlabel="score minus KD's", title=target)
+        grid[0].set_yticks(range(len(recipes)), [_name(recipe) for recipe in recipes])
+        grid[0].invert_yaxis()
+    ours = moved[moved["recipe"] == "sm+tmkd"]
+    told = _told(ours, lambda row: row["target"])
+    return Figure(
+        "robustness",
+        f"SM+TMKD's score minus KD's: {told}" if told else "Scores minus KD's under noise and on other texts",
+        f"{_PLACE}, {LIMITED:.0%} of the training data; trained on movie sentences, tested on others and with noise. "
+        f"Paired differences with 95 % t intervals over {int(moved['num_seeds'].max())} seeds; no registered claims.",
+        tuple(svgs),
+        f"Dot charts of differences in score. {_told(moved, _recipe_and_target)}.",
+        moved,
+        "mixkd suite full",
+        stacked=True,
+    )
+
+
+def _path_figure(paths: pd.DataFrame, means: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    targets = list(dict.fromkeys(means["target"]))
+    recipes = list(dict.fromkeys(means["recipe"]))
+    with panels("interpolation", svgs, len(targets), width=2.6 * len(targets) + 1.2) as grid:
+        for axes, target in zip(grid, targets, strict=True):
+            for row in means[means["target"] == target].to_dict("records"):
+                k = 3 if row["recipe"] == "teacher" else 1
+                reach = None if pd.isna(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+                axes.errorbar([row["mean"]], [recipes.index(row["recipe"])], xerr=reach, fmt=MARKERS[k],
+                              color=SERIES[k], capsize=3)  # fmt: skip
+            axes.set(xlabel=target)
+        grid[0].set_yticks(range(len(recipes)), [_name(recipe) for recipe in recipes])
+        grid[0].invert_yaxis()
+    ours = paths[paths["recipe"] == "sm+tmkd"]
+    told = _told(ours, lambda row: row["target"])
+    return Figure(
+        "interpolation",
+        f"Half-way between two texts, SM+TMKD's distances minus FT's: {told}"
+        if told
+        else "How far students are half-way between two texts",
+        f"{_PLACE}, {LIMITED:.0%} of the training data. Word embeddings of two test texts are mixed half and half. "
+        "Drawn is how far the last state of [CLS] is from the line between the states of the two (in lengths of that "
+        "line) and from the nearest other text (in mean distances of a text to its nearest), and how far the predicted "
+        "probabilities are from the mean of the two texts' (total variation). Means with 95 % t intervals over seeds; "
+        "one teacher has none.",
+        tuple(svgs),
+        f"Dot charts of distances, minus FT's. {_told(paths, _recipe_and_target)}.",
+        pd.concat([means.assign(minus=""), paths.rename(columns={"effect": "mean"}).assign(minus="ft")]),
+        "mixkd suite full",
+        stacked=True,
+    )
+
+
+def _marks(axes: Axes, rows: pd.DataFrame, column: str, places: list[str]) -> None:
+    """Horizontal intervals of effects, coloured by the side of zero that they are on."""
+    for row in rows.to_dict("records"):
+        k = 2 if row["low"] > 0 else 3 if row["high"] < 0 else 0
+        reach = None if pd.isna(row["low"]) else [[row["effect"] - row["low"]], [row["high"] - row["effect"]]]
+        axes.errorbar([row["effect"]], [places.index(row[column])], xerr=reach, fmt=MARKERS[k], color=SERIES[k],
+                      capsize=3)  # fmt: skip
+    axes.axvline(0, color=INK, linewidth=0.8)
+
+
+def _raised(rows: pd.DataFrame) -> str:
+    return (
+        f"{(rows['low'] > 0).sum()} of {len(rows)} cases and lower it in {(rows['high'] < 0).sum()} "
+        "(95 % intervals, not corrected for their number)"
+    )
+
+
+def _recipe_and_target(row: Mapping[Any, Any]) -> str:
+    return f"{_name(row['recipe'])}, {row['target']}"
+
+
+def _told(rows: pd.DataFrame, label: Callable[[Mapping[Any, Any]], str]) -> str:
+    return "; ".join(
+        f"{label(row)} {number(row['effect'])} {interval(row['low'], row['high'])}" for row in rows.to_dict("records")
+    )
+
+
+def _name(recipe: str) -> str:
+    return RECIPES.get(recipe, recipe)

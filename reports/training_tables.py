@@ -1,0 +1,168 @@
+"""The numbers behind the figures of trained students: paired estimates with their intervals, as data frames.
+
+Runs are those in the registered setting, or that differ from it in one thing. Pairs are runs of one seed and share of
+the data; the seed is what is replicated.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from reports.evidence import Evidence, registered_runs
+from reports.setting import LIMITED, SETTING, WEIGHTS
+from reports.statistics import mean_estimate
+from reports.wording import RECIPES
+
+#: What one person alone would score, and other texts than those trained on: measurement -> words.
+TARGETS = {
+    "test_score": "test texts",
+    "noise/typos/score": "with typing errors",
+    "noise/case/score": "with wrong case",
+    "shift/vader-amazon/score": "product reviews",
+    "shift/vader-nyt/score": "newspaper",
+    "shift/vader-tweets/score": "tweets",
+}
+PATHS = {
+    "distance_to_segment_at_half": "from the straight line",
+    "distance_to_nearest_at_half": "from the nearest real text",
+    "prediction_deviation_at_half": "of the answer from a straight line",
+}
+
+
+def recipe_seeds(evidence: Evidence, fraction: float = LIMITED) -> pd.DataFrame:
+    """Score and gap of every recipe and seed in the registered setting, recipes in their usual order."""
+    runs = registered_runs(evidence.runs, fraction)
+    means = runs.groupby(["recipe", "seed"], as_index=False)[["test_score", "generalization_gap"]].mean()
+    return _in_order(means, "seed")
+
+
+def recipe_summary(seeds: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Mean of a measure per recipe with its interval over seeds, in the order of `seeds`."""
+    rows = [
+        [recipe, len(group), *mean_estimate(group[measure])[:3]]
+        for recipe, group in seeds.groupby("recipe", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["recipe", "num_seeds", "mean", "low", "high"])
+
+
+def by_share(evidence: Evidence) -> pd.DataFrame:
+    """Mean score of every recipe at every share of the data: train_fraction, and the columns of `recipe_summary`."""
+    runs = evidence.runs[evidence.runs["registered"] == "bf16"]
+    parts = [
+        recipe_summary(recipe_seeds(evidence, float(fraction)), "test_score").assign(train_fraction=fraction)
+        for fraction in sorted(set(runs["train_fraction"]))
+    ]
+    columns = ["train_fraction", "recipe", "num_seeds", "mean", "low", "high"]
+    return pd.concat(parts)[columns].reset_index(drop=True) if parts else pd.DataFrame(columns=columns)
+
+
+def back_translation(evidence: Evidence) -> pd.DataFrame:
+    """What back-translated examples add: score with them minus without, per recipe and share of the data."""
+    runs = evidence.runs[evidence.runs["precision"] == "bf16"]
+    plain = runs[runs["changed"] == ""]
+    added = runs[(runs["changed"] == "augmentation") & runs["recipe"].str.endswith("+bt")]
+    added = added.assign(recipe=added["recipe"].str.removesuffix("+bt"))
+    keys = ["train_fraction", "recipe", "seed"]
+    differences = _scores(added, keys)["test_score"] - _scores(plain, keys)["test_score"]
+    return _contrasts(differences.dropna(), ["train_fraction", "recipe"])
+
+
+def sensitivity(evidence: Evidence) -> pd.DataFrame:
+    """SM+TMKD with one setting changed, against its default and against KD, per setting and value.
+
+    Returns:
+        One row per setting, value and reference ("sm+tmkd", "kd"): effect, low, high, num_seeds. KD has the same
+        learning rate; the other settings are none of its own.
+    """
+    runs = evidence.runs[evidence.runs["precision"] == "bf16"]
+    defaults: dict[str, object] = {**SETTING, **WEIGHTS["sm+tmkd"]}
+    found = []
+    for name in ("beta_alpha", "mix_ratio", "sm_weight", "tmkd_weight", "learning_rate"):
+        shares = set(runs.loc[runs["changed"] == name, "train_fraction"])
+        near = runs[runs["changed"].isin(["", name]) & runs["train_fraction"].isin(shares)]
+        if near.empty:
+            continue
+        arm = _scores(near[near["recipe"] == "sm+tmkd"], [name, "seed"])["test_score"]
+        own = arm.xs(defaults[name], level=name) if defaults[name] in arm.index.get_level_values(name) else arm[:0]
+        kd = near[near["recipe"] == "kd"]
+        references = {
+            "sm+tmkd": own,
+            "kd": _scores(kd, [name, "seed"] if name == "learning_rate" else ["seed"])["test_score"],
+        }
+        for reference, scores in references.items():
+            if len(scores):
+                contrast = _contrasts((arm - scores).dropna(), [name]).rename(columns={name: "value"})
+                found.append(contrast.assign(setting=name, reference=reference, train_fraction=min(shares)))
+    columns = ["setting", "value", "reference", "train_fraction", "effect", "low", "high", "num_seeds"]
+    return pd.concat(found)[columns].reset_index(drop=True) if found else pd.DataFrame(columns=columns)
+
+
+def robustness(evidence: Evidence, reference: str = "kd") -> pd.DataFrame:
+    """Score of every recipe minus KD's on the test texts, on noisy ones and on those of other domains, paired."""
+    return _against(evidence, TARGETS, reference)
+
+
+def paths(evidence: Evidence, reference: str = "ft") -> pd.DataFrame:
+    """Half-way between two texts: distances of every student's states and answers minus those of FT, paired."""
+    return _against(evidence, {f"path/student_{name}": words for name, words in PATHS.items()}, reference)
+
+
+def path_means(evidence: Evidence) -> pd.DataFrame:
+    """The distances themselves, of every recipe's students and of their teacher: target, recipe, mean, low, high."""
+    runs = registered_runs(evidence.runs)
+    rows = []
+    for name, words in PATHS.items():
+        columns = {f"path/{model}_{name}": model for model in ("student", "teacher")}
+        if not columns.keys() <= set(runs.columns):
+            continue
+        for recipe, group in _in_order(runs, "seed").groupby("recipe", sort=False):
+            values = group[f"path/student_{name}"].dropna()
+            if len(values):
+                rows.append([words, recipe, len(values), *mean_estimate(values)[:3]])
+        teacher = runs[f"path/teacher_{name}"].dropna()
+        if len(teacher):
+            rows.append([words, "teacher", 1, teacher.iloc[0], np.nan, np.nan])
+    return pd.DataFrame(rows, columns=["target", "recipe", "num_seeds", "mean", "low", "high"]).replace(
+        [np.inf, -np.inf], np.nan
+    )
+
+
+def _against(evidence: Evidence, targets: Mapping[str, str], reference: str) -> pd.DataFrame:
+    """Paired differences of measurements to a reference recipe: target (in words), recipe, effect, low, high."""
+    runs = registered_runs(evidence.runs)
+    found = []
+    for column, words in targets.items():
+        if column not in runs:
+            continue
+        wide = runs.pivot_table(index="seed", columns="recipe", values=column)
+        if reference in wide:
+            others = wide.drop(columns=reference).sub(wide[reference], axis="index").stack()
+            differences = pd.Series(others, dtype=float).rename_axis(["seed", "recipe"])
+            found.append(_contrasts(differences, ["recipe"]).assign(target=words))
+    columns = ["target", "recipe", "effect", "low", "high", "num_seeds"]
+    return pd.concat(found)[columns].reset_index(drop=True) if found else pd.DataFrame(columns=columns)
+
+
+def _scores(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    return runs.groupby(keys)[["test_score"]].mean()
+
+
+def _contrasts(differences: "pd.Series[float]", keys: list[str]) -> pd.DataFrame:
+    """Mean of paired differences with its t interval for every combination of keys; the seeds are what is left."""
+    rows = []
+    for key, group in differences.groupby(keys):
+        names = key if isinstance(key, tuple) else (key,)
+        rows.append([*names, *mean_estimate(group)[:3], len(group)])
+    frame = pd.DataFrame(rows, columns=[*keys, "effect", "low", "high", "num_seeds"])
+    frame = frame.replace([np.inf, -np.inf], np.nan)
+    others = [name for name in keys if name != "recipe"]
+    return _in_order(frame, *others) if "recipe" in keys else frame
+
+
+def _in_order(frame: pd.DataFrame, *then: str) -> pd.DataFrame:
+    """Rows sorted by the usual order of the recipes, and then by other columns."""
+    order = {recipe: rank for rank, recipe in enumerate(RECIPES)}
+    rank = frame["recipe"].map(order).fillna(len(order))
+    ranked: pd.DataFrame = frame.assign(rank=rank).sort_values(["rank", *then], ignore_index=True)
+    return ranked.drop(columns="rank")

@@ -1,0 +1,73 @@
+"""Tables of trained students, on runs whose truth is known."""
+
+import numpy as np
+import pytest
+import synthetic
+from scipy import stats
+
+from mixkd.store import Store
+from reports import training_tables
+from reports.evidence import load
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+def read(store):
+    return load(store, synthetic.STUDIES)
+
+
+def test_recipes_come_in_their_usual_order_with_every_seed(evidence):
+    seeds = training_tables.recipe_seeds(evidence)
+    recipes = ["ft", "kd", "pkd", "distilbert", "sm", "tmkd", "sm+tmkd", "sm+tmkd+kd"]
+    assert list(dict.fromkeys(seeds["recipe"])) == recipes
+    assert seeds.groupby("recipe").size().eq(8).all()
+    summary = training_tables.recipe_summary(seeds, "test_score").set_index("recipe")
+    scores = seeds.loc[seeds["recipe"] == "kd", "test_score"]
+    interval = stats.t.interval(0.95, 7, scores.mean(), stats.sem(scores))
+    assert summary.loc["kd", ["mean", "low", "high"]].tolist() == pytest.approx([scores.mean(), *interval])
+
+
+def test_every_share_of_the_data_has_the_mean_of_each_recipe(store):
+    synthetic.save_studies_of_training(store)
+    found = training_tables.by_share(read(store)).set_index(["train_fraction", "recipe"])
+    assert found["num_seeds"].eq(3).all() and len(found) == 4  # neither translated nor otherwise changed runs
+    assert found.loc[(0.2, "sm+tmkd"), "mean"] == pytest.approx(0.81, abs=1e-3)
+    assert training_tables.by_share(read(Store(store.root / "nothing"))).empty
+
+
+def test_back_translation_is_held_against_the_same_seed_without(store):
+    synthetic.save_studies_of_training(store)
+    found = training_tables.back_translation(read(store)).set_index("recipe")
+    assert found["effect"].to_dict() == pytest.approx({"kd": 0.01, "sm+tmkd": 0.03}, abs=3e-4)
+    assert (found["low"] > 0).all() and (found["high"] - found["low"] < 0.002).all()  # the seeds' spread cancels
+    assert found["train_fraction"].eq(0.05).all() and found["num_seeds"].eq(3).all()
+
+
+def test_one_setting_is_changed_at_a_time(store):
+    synthetic.save_studies_of_training(store)
+    found = training_tables.sensitivity(read(store)).set_index(["setting", "reference", "value"])["effect"]
+    expected = {
+        ("beta_alpha", "sm+tmkd", 0.4): -0.005, ("beta_alpha", "sm+tmkd", 1.0): 0.0,
+        ("beta_alpha", "kd", 0.4): 0.015, ("beta_alpha", "kd", 1.0): 0.02,
+        ("learning_rate", "sm+tmkd", 3e-4): 0.0, ("learning_rate", "sm+tmkd", 1e-3): -0.01,
+        ("learning_rate", "kd", 3e-4): 0.02, ("learning_rate", "kd", 1e-3): 0.02,
+    }  # fmt: skip
+    assert found.to_dict() == pytest.approx(expected, abs=3e-4)
+
+
+def test_other_texts_and_noise_are_held_against_kd_seed_by_seed(evidence):
+    found = training_tables.robustness(evidence).set_index(["target", "recipe"])
+    assert set(found.index.get_level_values("target")) == {"test texts", "with typing errors", "newspaper"}
+    assert "kd" not in found.index.get_level_values("recipe")
+    rows = found.xs("sm+tmkd", level="recipe")["effect"]
+    assert np.ptp(rows) < 1e-9 and rows.iloc[0] == pytest.approx(0.05, abs=0.01)  # all targets differ by constants
+
+
+def test_paths_are_those_of_students_beside_their_teacher(evidence):
+    paths = training_tables.paths(evidence).set_index("recipe")
+    assert paths["effect"].tolist() == pytest.approx([-0.1] * 7) and "ft" not in paths.index
+    means = training_tables.path_means(evidence).set_index("recipe")
+    assert means.loc["ft", "mean"] == pytest.approx(0.335) and np.isnan(means.loc["teacher", "low"])
