@@ -142,9 +142,10 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
         "registered",
         "changed",
     ]
-    return frame.reindex(columns=[*dict.fromkeys(columns)]).astype(
-        dict.fromkeys(numbers, float) | dict.fromkeys(["recipe", "changed"], object)
-    )
+    frame = frame.reindex(columns=[*dict.fromkeys(columns)])
+    types: dict[str, type] = dict.fromkeys(numbers, float)
+    types |= dict.fromkeys(["recipe", "changed"], object)  # also where there is no run
+    return frame.astype(types).copy()
 
 
 def recipe_name(fields: _Identity) -> str:

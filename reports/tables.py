@@ -11,11 +11,13 @@ from reports.statistics import mean_estimate, share_interval
 
 
 def run_groups(evidence: Evidence) -> pd.DataFrame:
-    """All runs by task, share of the data, layers and recipe: number, mean score and mean gap with t intervals.
+    """All runs by task, share of the data, layers, recipe, precision and what is not as registered.
+
+    Number, mean score and mean gap with t intervals.
 
     An interval is missing where a single run says nothing about the spread.
     """
-    keys = ["task", "train_fraction", "student_layers", "recipe"]
+    keys = ["task", "train_fraction", "student_layers", "recipe", "precision", "changed"]
     rows = []
     for group, runs in evidence.runs.groupby(keys, dropna=False):
         row = dict(zip(keys, group, strict=True)) | {"num_runs": len(runs)}
