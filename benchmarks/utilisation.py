@@ -27,20 +27,22 @@ from transformers import (
 
 from benchmarks.size import FLOPS_OF_KERNELS
 from benchmarks.timing import Measure, measure_on
+from mixkd.cpu import use_cheap_dropout
 from mixkd.forward import first_token_only
 from mixkd.models import build_student
 from mixkd.recipes import recipe
 from mixkd.trainer import DistillationTrainer
 
-SIZES = (4096, 8192, 16384)
+#: Of the square matrices, by kind of device.
+SIZES = {"cuda": (4096, 8192, 16384), "cpu": (1024, 2048, 4096)}
 NUM_ROUNDS = 20
 NUM_WARMUP_STEPS = 5
 
 
-def matmul_ceiling(device: torch.device, dtype: torch.dtype, sizes: Sequence[int] = SIZES) -> float:
+def matmul_ceiling(device: torch.device, dtype: torch.dtype, sizes: Sequence[int] = ()) -> float:
     """Operations per second of the fastest square matrix product, a multiply-add being two; median of its rounds."""
     measure = measure_on(device)
-    return max(_matmul_speed(size, device, dtype, measure) for size in sizes)
+    return max(_matmul_speed(size, device, dtype, measure) for size in sizes or SIZES[device.type])
 
 
 def _matmul_speed(size: int, device: torch.device, dtype: torch.dtype, measure: Measure) -> float:
@@ -92,9 +94,13 @@ class Steps:
             dataloader_pin_memory=device.type == "cuda", logging_strategy="no", save_strategy="no", report_to="none",
             disable_tqdm=True,
         )  # fmt: skip
+        student = build_student(teacher, num_layers)
+        if device.type == "cpu":  # as `mixkd train` does it
+            use_cheap_dropout(student)
+            teacher.set_attn_implementation("eager")
         self._clock = _StepClock(device)
         self._trainer = DistillationTrainer(
-            build_student(teacher, num_layers),
+            student,
             recipe(recipe_name),
             args,
             train,
