@@ -6,6 +6,7 @@ pytest-benchmark's files with their names. Models, per-example tables and simula
 
 import json
 import lzma
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +41,7 @@ def publish(store: Store, folder: Path) -> Counts:
     records, problems = store.runs()
     if problems:
         raise UserError(f"{problems[0].reason} Nothing was published.")
-    runs = {record.run_id: record for record in (*records, *_runs(folder))}
+    runs = {record.run_id: record for record in (*map(_without_folders, records), *_runs(folder))}
     benchmarks = {path.name: path.read_text(encoding="utf-8") for path in store.benchmarks_dir.glob("*.json")}
     benchmarks |= dict(_benchmarks(folder))
     _write(folder / RUNS, (runs[key].model_dump_json() for key in sorted(runs)))
@@ -66,6 +67,12 @@ def restore(folder: Path, store: Store) -> Counts:
     for name, text in benchmarks:
         write_text(store.benchmarks_dir / name, text)
     return Counts(len(runs), len(benchmarks))
+
+
+def _without_folders(record: Record) -> Record:
+    """The record with the names alone of the files in its command: where they lie is of this machine."""
+    words = re.sub(r"(^|[\s=])(/\S+)", lambda found: found[1] + Path(found[2]).name, record.provenance.command)
+    return record.model_copy(update={"provenance": record.provenance.model_copy(update={"command": words})})
 
 
 def _runs(folder: Path) -> list[Record]:

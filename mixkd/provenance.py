@@ -89,7 +89,9 @@ def now() -> datetime:
 
 def command_line() -> str:
     """The command this process was started with, without the folder it lives in."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name  # of `python -m mixkd`
+    return shlex.join([name, *sys.argv[1:]])
 
 
 def provenance(*, device: str, num_threads: int, seeds: dict[str, int], started_at: datetime) -> Provenance:

@@ -64,6 +64,23 @@ def test_what_a_store_has_is_not_overwritten(store, tmp_path):
     assert other.load_run(record(0).run_id).measurements == {"test_score": 0.9}
 
 
+@pytest.mark.parametrize(
+    ("command", "published"),
+    [
+        ("mixkd suite full --output /home/me/results --jobs 2", "mixkd suite full --output results --jobs 2"),
+        ("mixkd train --data_dir=/data/mine/", "mixkd train --data_dir=mine"),
+        ("mixkd train --teacher org/bert", "mixkd train --teacher org/bert"),
+    ],
+)
+def test_no_folder_of_the_machine_is_published(tmp_path, command, published):
+    store, of = Store(tmp_path / "results"), record(0)
+    store.save_run(of.model_copy(update={"provenance": PROVENANCE.model_copy(update={"command": command})}))
+    publish(store, tmp_path / "published")
+    other = Store(tmp_path / "other")
+    restore(tmp_path / "published", other)
+    assert other.load_run(of.run_id).provenance.command == published
+
+
 def test_a_broken_record_stops_publishing(store, tmp_path):
     (store.run_dir(record(1).run_id) / "record.json").write_text("{")
     with pytest.raises(UserError, match="not a valid record.*Nothing was published"):

@@ -19,3 +19,5 @@ def test_provenance_describes_this_process():
 def test_the_command_can_be_run_again_and_names_no_folder(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/opt/somewhere/bin/mixkd", "train", "--task", "a task", "--seed", "0"])
     assert evidence.command_line() == "mixkd train --task 'a task' --seed 0"
+    monkeypatch.setattr(sys, "argv", ["/opt/somewhere/mixkd/__main__.py", "doctor"])
+    assert evidence.command_line() == "mixkd doctor"
