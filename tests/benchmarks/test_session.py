@@ -54,10 +54,11 @@ def test_every_case_is_in_the_json_with_everything_the_reports_read(measured):
 
 def test_the_full_grid_has_all_sizes_and_compiled_models(tmp_path, tiny_store):
     command = [sys.executable, "-m", "pytest", str(BENCHMARKS), "--store", str(tiny_store.root), "--collect-only", "-q"]
-    small, full = (
-        subprocess.run([*command, "--grid", grid], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    started = [
+        subprocess.Popen([*command, "--grid", grid], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
         for grid in ("small", "full")
-    )
+    ]
+    small, full = (process.communicate()[0] for process in started)
     assert small.count("test_latency[student-2-") == 4 and full.count("test_latency[student-2-") == 24
     assert "test_latency[teacher-4-128-512]" in full and "test_end_to_end[student-2-compiled]" in full
     assert "compiled" not in small
@@ -131,14 +132,40 @@ def test_without_the_device_that_was_asked_for_nothing_is_measured_and_the_json_
         assert set(case["extra_info"]) == EXTRA_INFO | {"not_run"}
 
 
-def test_fits_of_the_simulations_are_compared_with_scikit_learn(tmp_path, tiny_store):
-    output, _ = run_benchmarks(tmp_path, tiny_store.root, "-k", "fits and 20-4")
-    assert {benchmark["params"]["learner"] for benchmark in output["benchmarks"]} == {"min_norm", "ridge"}
-    for case in (benchmark["extra_info"] for benchmark in output["benchmarks"]):
-        assert case["kind"] == "simulation" and case["num_threads"] == 1
+@pytest.fixture(scope="module")
+def without_models(tmp_path_factory):
+    """Simulations, and a model in a store that has none."""
+    folder = tmp_path_factory.mktemp("without-models")
+    chosen = "(fits and 20-4) or (cells and W1-80-1) or (end_to_end and student-1-float32)"
+    return run_benchmarks(folder, folder / "nothing", "--device=cpu", "-k", chosen)[0]["benchmarks"]
+
+
+def of_kind(benchmarks, kind):
+    return [benchmark for benchmark in benchmarks if benchmark["extra_info"]["kind"] == kind]
+
+
+def test_fits_of_the_simulations_are_compared_with_scikit_learn(without_models):
+    cases = of_kind(without_models, "simulation")
+    assert {benchmark["params"]["learner"] for benchmark in cases} == {"min_norm", "ridge"}
+    for case in (benchmark["extra_info"] for benchmark in cases):
+        assert case["num_threads"] == 1
         assert 0 < case["speedup_low"] <= case["speedup_vs_sklearn"] <= case["speedup_high"]
         ratio = case["fits_per_s"] / case["sklearn_fits_per_s"]
         assert case["speedup_vs_sklearn"] == pytest.approx(ratio)
+
+
+def test_cells_of_the_simulations_cost_little_memory(without_models):
+    cases = of_kind(without_models, "cell")
+    assert {benchmark["params"]["num_replicates"] for benchmark in cases} == {100, 1000}
+    for case in (benchmark["extra_info"] for benchmark in cases):
+        assert case["num_features"] == 4
+        assert 0 < case["seconds_per_replicate"] < 1
+        assert 1e6 < case["peak_memory_bytes"] < 1e9
+
+
+def test_without_trained_models_nothing_is_scored(without_models):
+    (case,) = of_kind(without_models, "end-to-end")
+    assert "mixkd suite quick" in case["extra_info"]["not_run"]
 
 
 @pytest.fixture(scope="module")
@@ -166,21 +193,6 @@ def test_every_way_to_run_a_model_is_scored_and_held_against_the_teacher(answere
     assert student["speedup_vs_teacher"] == pytest.approx(student["examples_per_s"] / teacher["examples_per_s"])
     half = answered["test_end_to_end[teacher-4-bfloat16]"]["extra_info"]
     assert half["size_bytes"] == teacher["size_bytes"] / 2
-
-
-def test_without_trained_models_nothing_is_scored(tmp_path):
-    output, _ = run_benchmarks(tmp_path, tmp_path / "nothing", "--device=cpu", "-k", "end_to_end and student-1-float32")
-    (case,) = output["benchmarks"]
-    assert "mixkd suite quick" in case["extra_info"]["not_run"]
-
-
-def test_cells_of_the_simulations_cost_little_memory(tmp_path, tiny_store):
-    output, _ = run_benchmarks(tmp_path, tiny_store.root, "-k", "cells and W1-80-1")
-    assert {benchmark["params"]["num_replicates"] for benchmark in output["benchmarks"]} == {100, 1000}
-    for case in (benchmark["extra_info"] for benchmark in output["benchmarks"]):
-        assert case["kind"] == "cell" and case["num_features"] == 4
-        assert 0 < case["seconds_per_replicate"] < 1
-        assert 1e6 < case["peak_memory_bytes"] < 1e9
 
 
 @pytest.mark.gpu

@@ -8,8 +8,7 @@ import synthetic
 from mixkd.store import Store
 from reports.evidence import load
 from reports.ledger import LEDGER
-from reports.results import evaluate
-from reports.samples import Samples
+from reports.results import Result, estimate
 from reports.setting import LEAST, LIMITED
 from reports.statistics import Estimate
 from reports.verdicts import claim_p_values, decide, evidence_frame, judge_all, judge_outcomes
@@ -124,7 +123,7 @@ def test_null_worlds_are_rarely_supported(num_seeds, monkeypatch):
             if test.against_fraction:
                 more = runs[test.against_fraction]
                 frame = pd.DataFrame({k: of[test.arm] - of[test.reference] for k, of in enumerate((frame, more))})
-            outcomes[claim.id] = (evaluate(test, Samples(frame.rename_axis("seed"))),)
+            outcomes[claim.id] = (Result(test, estimate(test, frame), len(frame), "seed", frame),)
         false += any(item.verdict.verdict == "supported" for item in judge_outcomes(outcomes, claims))
     # At most 5 % over the family; three standard errors of 200 worlds are 4.6 %.
     assert false / num_worlds <= 0.05 + 0.046
