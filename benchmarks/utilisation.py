@@ -8,7 +8,6 @@ fastest square matrix product that the same device does in the same precision.
 import statistics
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +124,7 @@ class Steps:
     def _run(self, num_steps: int) -> None:
         self._clock.clear()
         self._trainer.args.max_steps = num_steps
-        with ExitStack() as stack:
-            for model in (self._trainer.model, self._trainer.teacher):
-                stack.enter_context(first_token_only(model) if model is not None else nullcontext())
+        with first_token_only(self._trainer.model), first_token_only(self._trainer.teacher):
             self._trainer.train()
 
 

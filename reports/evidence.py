@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from mixkd.store import CellRecord, Problem, Record, Store, canonical_json
 from reports.benchmark_files import first_error, read_benchmarks
-from reports.setting import LIMITED, deviations
+from reports.setting import LIMITED, deviations, registered_precision
 from theory.studies import PILOT_SEED
 
 #: Fields of an experiment that belong to its recipe, beside ``*_weight``: runs of a pair may differ in them.
@@ -121,7 +121,7 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
             "pair": canonical_json(shared),
             "twin": canonical_json({k: v for k, v in record.experiment.items() if not k.endswith("precision")}),
             "seed": f"{fields.init_seed}/{fields.data_seed}",
-            "registered": fields.precision if changed == [] else None,
+            "registered": registered_precision(record.experiment),
             "changed": None if changed is None else ", ".join(changed),
         }
         lacking = {"test_score", "generalization_gap"} - record.measurements.keys()
