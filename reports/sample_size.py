@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import isotonic_regression
 
 from reports.statistics import TAIL, Array, Interval
 
@@ -21,9 +22,7 @@ def least_sample_size(sizes: ArrayLike, quantiles: ArrayLike, epsilon: float) ->
     Returns:
         n*; infinity if no size reaches epsilon, and the smallest size if it does already.
     """
-    from sklearn.isotonic import isotonic_regression  # slow to import
-
-    x, y = np.log(np.asarray(sizes, dtype=float)), isotonic_regression(np.log(quantiles), increasing=False)
+    x, y = np.log(np.asarray(sizes, dtype=float)), isotonic_regression(np.log(quantiles), increasing=False).x
     reached = np.flatnonzero(y <= np.log(epsilon))
     if not len(reached):
         return np.inf

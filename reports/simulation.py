@@ -169,9 +169,9 @@ def _changes(cell: pd.DataFrame, baseline: pd.DataFrame) -> Iterator[dict[str, A
     """Paired changes of gap and risk, both over the mean risk without mixup: a gap may be near zero."""
     scale = baseline["population_risk"].mean()
     for measure in ("generalization_gap", "population_risk"):
-        pair = pd.DataFrame({"arm": cell[measure], "S0": baseline[measure]}).dropna()
-        change, low, high = (value / scale for value in mean_estimate(pair["arm"] - pair["S0"])[:3])
-        yield {"measure": measure, "change": change, "low": low, "high": high, "num_replicates": len(pair)}
+        difference = (cell[measure] - baseline[measure]).dropna()
+        change, low, high = (value / scale for value in mean_estimate(difference)[:3])
+        yield {"measure": measure, "change": change, "low": low, "high": high, "num_replicates": len(difference)}
 
 
 def bridge(evidence: Evidence) -> pd.DataFrame:

@@ -247,7 +247,8 @@ def _draw_map(axes: Axes, data: pd.DataFrame, row_name: str) -> None:
         look = {"facecolor": colors(norm(cell["change"])), "edgecolor": _CELL_HATCH, "hatch": hatch, "linewidth": 0}
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **look))
         percent = f"{100 * cell['change']:+.0f}".replace("-", "\N{MINUS SIGN}")
-        axes.text(x, y, percent, ha="center", va="center", fontsize=7.5, color=_CELL_INK)
+        label = axes.text(x, y, percent, ha="center", va="center", fontsize=7.5, color=_CELL_INK)
+        label.set_in_layout(False)  # it stays within its cell, and there are hundreds
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5))
     axes.set_xticks(range(len(columns)), [f"{value:.2g}" for value in columns], fontsize=8)
     names = [f"{value:g}" if isinstance(value, float) else value for value in rows]

