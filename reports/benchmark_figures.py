@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from reports import tables
-from reports.drawing import GRID, INK, MARKERS, SERIES, Figure, log_sizes, log_values, panel, panels
+from reports.drawing import GRID, INK, MARKERS, SERIES, Figure, log_sizes, log_values, mark, panel, panels, side_of
 from reports.evidence import Evidence
 from reports.setting import LIMITED, SETTING
 from reports.wording import count, interval, number
@@ -33,9 +33,8 @@ def _pareto_figure(ways: pd.DataFrame) -> Figure:
         axes.plot(front["examples_per_s"], front["score"], color=GRID, linewidth=4, zorder=0)
         for row in ways.to_dict("records"):
             marker = MARKERS[models.index((row["model"], row["num_layers"])) % len(MARKERS)]
-            color = SERIES[variants.index(row["variant"]) % len(SERIES)]
-            reach = [[row["score"] - row["score_low"]], [row["score_high"] - row["score"]]]
-            axes.errorbar([row["examples_per_s"]], [row["score"]], yerr=reach, fmt=marker, color=color, capsize=2)
+            score = (row["score"], row["score_low"], row["score_high"])
+            mark(axes, row["examples_per_s"], score, variants.index(row["variant"]) % len(SERIES), marker=marker)
         for k, (model, layers) in enumerate(models):
             axes.plot([], [], MARKERS[k % len(MARKERS)], color=INK, label=f"{layers:g}-layer {model}")
         for k, variant in enumerate(variants):
@@ -82,8 +81,7 @@ def _size_figure(models: pd.DataFrame) -> Figure:
             k = place % len(SERIES)
             axes.scatter([row['latency_ms']], [row['test_score']], s=row['num_parameters'] / 1e5, marker=MARKERS[k],
                          color=SERIES[k], alpha=0.85)  # fmt: skip
-            reach = [[row["test_score"] - row["score_low"]], [row["score_high"] - row["test_score"]]]
-            axes.errorbar([row["latency_ms"]], [row["test_score"]], yerr=reach, color=SERIES[k], capsize=3)
+            mark(axes, row["latency_ms"], (row["test_score"], row["score_low"], row["score_high"]), k)
             label = f"{row['model']}, {row['num_layers']:g} layers\n{row['num_parameters'] / 1e6:.1f} M parameters"
             axes.annotate(label, (row["latency_ms"], row["test_score"]), xytext=(12, 0), va="center",
                           textcoords="offset points", fontsize=8.5)  # fmt: skip
@@ -119,10 +117,8 @@ def _training_figure(ratios: pd.DataFrame) -> Figure:
         for axes, beside in zip(grid, recipes, strict=True):
             rows = ratios[ratios["beside"] == beside]
             for row in rows.to_dict("records"):
-                k = 2 if row["low"] > 1 else 3 if row["high"] < 1 else 0
-                reach = [[row["ratio"] - row["low"]], [row["high"] - row["ratio"]]]
-                place = names.index(row["model"])
-                axes.errorbar([row["ratio"]], [place], xerr=reach, fmt=MARKERS[k], color=SERIES[k], capsize=2)
+                ratio = (row["ratio"], row["low"], row["high"])
+                mark(axes, names.index(row["model"]), ratio, side_of(1, *ratio[1:]), across=True)
             axes.axvline(1, color=INK, linewidth=0.8)
             axes.set(xlabel=f"speed over that of\n{beside}", yticks=range(len(names)))
             axes.set_yticklabels(names, fontsize=8)

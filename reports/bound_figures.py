@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from reports import over_n, simulation
-from reports.drawing import INK, MARKERS, SERIES, Figure, log_sizes, log_values, panel, panels
+from reports.drawing import INK, MARKERS, SERIES, Figure, log_sizes, log_values, mark, panel, panels
 from reports.evidence import Evidence
 from reports.over_n_figures import ARMS
 from reports.wording import interval, number, replicates
@@ -68,8 +68,7 @@ def _bounds(data: pd.DataFrame) -> Figure:
                 place = worlds.index(row["world"]) + 0.12 * (
                     constants.index(row["constant"]) - (len(constants) - 1) / 2
                 )
-                reach = [[row["coverage"] - row["low"]], [row["high"] - row["coverage"]]]
-                axes.errorbar([place], [row["coverage"]], yerr=reach, fmt=MARKERS[k], color=SERIES[k], capsize=2)
+                mark(axes, place, (row["coverage"], row["low"], row["high"]), k)
             axes.axhline(0.95, color=INK, linewidth=0.8)
             axes.set_xticks(range(len(worlds)), [world.replace(" ", "\n") for world in worlds])
             axes.set(title=bound, xlabel="world", xlim=(-0.6, len(worlds) - 0.4))

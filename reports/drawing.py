@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -69,9 +70,42 @@ def panels(key: str, svgs: list[str], num: int, width: float, height: float = 3.
         FigureCanvasSVG(canvas)
         axes: Any = canvas.subplots(1, num, squeeze=False, sharey=True)
         yield list(axes[0])
+        if layout := canvas.get_layout_engine():  # else saving draws everything once more to lay it out
+            layout.execute(canvas)
+        canvas.set_layout_engine("none")
         buffer = io.StringIO()
         canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svgs.append(_inline(buffer.getvalue(), f"{key}-{len(svgs)}"))
+
+
+def mark(
+    axes: Axes,
+    place: float,
+    estimate: tuple[float, float, float],
+    series: int,
+    across: bool = False,
+    marker: str | None = None,
+) -> None:
+    """An estimate and its interval; no bar where there is no interval or it is unbounded.
+
+    Args:
+        axes: Where to draw.
+        place: On the horizontal axis or, if `across`, on the vertical one.
+        estimate: Effect, low, high.
+        series: Whose colour and marker it has.
+        across: Whether the interval lies sideways.
+        marker: In place of the series' own.
+    """
+    effect, low, high = estimate
+    reach = [[effect - low], [high - effect]] if np.isfinite(high - low) else None
+    x, y = (effect, place) if across else (place, effect)
+    xerr, yerr = (reach, None) if across else (None, reach)
+    axes.errorbar([x], [y], yerr, xerr, fmt=marker or MARKERS[series], color=SERIES[series], capsize=3)
+
+
+def side_of(threshold: float, low: float, high: float) -> int:
+    """The series of an interval: above the threshold, below it, or on both sides."""
+    return 2 if low > threshold else 3 if high < threshold else 0
 
 
 def log_values(axes: Axes) -> None:

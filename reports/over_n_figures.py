@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator
 
 from reports import over_n
 from reports.claims import DELTA, EPSILON
-from reports.drawing import MARKERS, SERIES, Figure, log_sizes, log_values, panel
+from reports.drawing import MARKERS, SERIES, Figure, log_sizes, log_values, mark, panel
 from reports.evidence import Evidence
 from reports.wording import interval, number, replicates
 
@@ -122,8 +122,7 @@ def _sample_sizes(data: pd.DataFrame) -> Figure:
     with panel("sample-size", svgs, width=5.6) as axes:
         for place, row in enumerate(drawn.to_dict("records")):
             k = list(ARMS).index(row["arm"])
-            reach = None if pd.isna(row["high"]) else [[row["effect"] - row["low"]], [row["high"] - row["effect"]]]
-            axes.errorbar([place], [row["effect"]], yerr=reach, fmt=MARKERS[k], color=SERIES[k], capsize=3)
+            mark(axes, place, (row["effect"], row["low"], row["high"]), k)
         axes.set_xticks(range(len(drawn)), [f"{row['world']}\n{row['arm']}" for row in drawn.to_dict("records")])
         axes.set(ylabel=f"originals for a deviation of {EPSILON:g}")
         axes.set_ylim(bottom=0)

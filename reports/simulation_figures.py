@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from reports import simulation
-from reports.drawing import INK, MARKERS, SERIES, Figure, log_values, panel, panels
+from reports.drawing import INK, MARKERS, SERIES, Figure, log_values, mark, panel, panels, side_of
 from reports.evidence import Evidence
 from reports.wording import interval, number, replicates
 
@@ -38,9 +38,7 @@ def _recovery(data: pd.DataFrame) -> Figure:
     svgs: list[str] = []
     with panel("recovery", svgs, width=5.6) as axes:
         for place, row in enumerate(data.to_dict("records")):
-            reach = [[row["median"] - row["low"]], [row["high"] - row["median"]]]
-            axes.errorbar([place], [row["median"]], yerr=reach, fmt=MARKERS[place % len(MARKERS)],
-                          color=SERIES[place % len(SERIES)], capsize=3)  # fmt: skip
+            mark(axes, place, (row["median"], row["low"], row["high"]), place % len(SERIES))
         log_values(axes)
         axes.set_xticks(range(len(data)), data["arm"])
         axes.set(xlabel="augmentation", ylabel="distance to the teacher's coefficients")
@@ -102,8 +100,7 @@ def _ratios(data: pd.DataFrame) -> Figure:
     with panel("ratios", svgs, width=8.4, height=1.0 + 0.34 * len(drawn)) as axes:
         for place, (_, group) in enumerate(drawn):
             row = group.to_dict("records")[0]
-            reach = [[row["ratio"] - row["low"]], [row["high"] - row["ratio"]]]
-            axes.errorbar([row["ratio"]], [place], xerr=reach, fmt=MARKERS[1], color=SERIES[1], capsize=3)
+            mark(axes, place, (row["ratio"], row["low"], row["high"]), 1, across=True)
             for test in group.to_dict("records"):
                 axes.plot([test["threshold"]], [place], marker="<" if test["side"] == "below" else ">", color=SERIES[3])
         axes.axvline(1, color=INK, linewidth=0.8)
@@ -135,9 +132,8 @@ def _contrasts(data: pd.DataFrame) -> Figure:
         for axes, (measure, name) in zip(grid, _MEASURES.items(), strict=True):
             for place, key in enumerate(settings):
                 row = by_setting[measure, *key]
-                k = 2 if row["high"] < 0 else 3 if row["low"] > 0 else 0
-                reach = [[row["change"] - row["low"]], [row["high"] - row["change"]]]
-                axes.errorbar([row["change"]], [place], xerr=reach, fmt=MARKERS[k], color=SERIES[k], capsize=3)
+                change = (row["change"], row["low"], row["high"])
+                mark(axes, place, change, side_of(0, -row["high"], -row["low"]), across=True)  # smaller is better
             axes.axvline(0, color=INK, linewidth=0.8)
             axes.set_yticks(range(len(settings)), [f"{study} {setting}".strip() for study, setting in settings])
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.0%}")

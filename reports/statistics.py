@@ -198,7 +198,7 @@ def sign_flip(arm: ArrayLike, reference: ArrayLike, side: str) -> float:
     if n < 2:
         return 1.0
     if 2**n <= _NUM_SIGN_FLIPS:
-        swapped = np.arange(2**n)[:, None] >> np.arange(n) & 1
+        swapped: Array = np.arange(2**n)[:, None] >> np.arange(n) & 1
     else:
         bits = np.frombuffer(np.random.default_rng(0).bytes(-(-_NUM_SIGN_FLIPS * n // 8)), np.uint8)
         swapped = np.unpackbits(bits)[: _NUM_SIGN_FLIPS * n].reshape(-1, n)

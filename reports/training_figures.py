@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from reports import training_tables
-from reports.drawing import INK, MARKERS, SERIES, Figure, panel, panels
+from reports.drawing import INK, MARKERS, SERIES, Figure, mark, panel, panels, side_of
 from reports.evidence import Evidence
 from reports.setting import LEAST, LIMITED, SETTING
 from reports.wording import RECIPES, count, interval, number
@@ -55,9 +55,7 @@ def _recipe_figure(seeds: pd.DataFrame, measure: str, fraction: float) -> Figure
                      linewidth=0.8, ax=axes)  # fmt: skip
         sns.stripplot(seeds, x="recipe", y=measure, color=SERIES[0], jitter=False, size=4, ax=axes)
         for place, row in enumerate(summary.to_dict("records")):
-            k = place % (len(SERIES) - 1) + 1
-            reach = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]] if row["high"] < float("inf") else None
-            axes.errorbar([place + 0.18], [row["mean"]], yerr=reach, fmt=MARKERS[k], color=SERIES[k], capsize=3)
+            mark(axes, place + 0.18, (row["mean"], row["low"], row["high"]), place % (len(SERIES) - 1) + 1)
         axes.set_xticks(range(len(recipes)), [_name(recipe).replace("+", "\n+") for recipe in recipes])
         axes.set(xlabel="recipe", ylabel=f"{name} ({unit})")
         axes.grid(visible=False, axis="x")
@@ -207,9 +205,7 @@ def _path_figure(paths: pd.DataFrame, means: pd.DataFrame) -> Figure:
         for axes, target in zip(grid, targets, strict=True):
             for row in means[means["target"] == target].to_dict("records"):
                 k = 3 if row["recipe"] == "teacher" else 1
-                reach = None if pd.isna(row["low"]) else [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
-                axes.errorbar([row["mean"]], [recipes.index(row["recipe"])], xerr=reach, fmt=MARKERS[k],
-                              color=SERIES[k], capsize=3)  # fmt: skip
+                mark(axes, recipes.index(row["recipe"]), (row["mean"], row["low"], row["high"]), k, across=True)
             axes.set(xlabel=target)
         grid[0].set_yticks(range(len(recipes)), [_name(recipe) for recipe in recipes])
         grid[0].invert_yaxis()
@@ -236,10 +232,8 @@ def _path_figure(paths: pd.DataFrame, means: pd.DataFrame) -> Figure:
 def _marks(axes: Axes, rows: pd.DataFrame, column: str, places: list[str]) -> None:
     """Horizontal intervals of effects, coloured by the side of zero that they are on."""
     for row in rows.to_dict("records"):
-        k = 2 if row["low"] > 0 else 3 if row["high"] < 0 else 0
-        reach = None if pd.isna(row["low"]) else [[row["effect"] - row["low"]], [row["high"] - row["effect"]]]
-        axes.errorbar([row["effect"]], [places.index(row[column])], xerr=reach, fmt=MARKERS[k], color=SERIES[k],
-                      capsize=3)  # fmt: skip
+        effect = (row["effect"], row["low"], row["high"])
+        mark(axes, places.index(row[column]), effect, side_of(0, *effect[1:]), across=True)
     axes.axvline(0, color=INK, linewidth=0.8)
 
 
