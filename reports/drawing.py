@@ -72,7 +72,7 @@ def panels(key: str, svgs: list[str], num: int, width: float, height: float = 3.
         yield list(axes[0])
         if layout := canvas.get_layout_engine():  # else saving draws everything once more to lay it out
             layout.execute(canvas)
-        canvas.set_layout_engine("none")
+        canvas.set_layout_engine(None)
         buffer = io.StringIO()
         canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svgs.append(_inline(buffer.getvalue(), f"{key}-{len(svgs)}"))
