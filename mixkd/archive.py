@@ -1,21 +1,21 @@
-"""Evidence that took long, in two small files for a repository: out of a store, and into one.
+"""Evidence that took long, in small files for a repository: out of a store, and into one.
 
-Each file holds one JSON object a line, compressed by xz: records of training runs as the store has them, and
-pytest-benchmark's files with their names. Models, per-example tables and simulations (minutes of work) stay behind.
+Two files hold one JSON object a line, compressed by xz: records of training runs as the store has them, and
+pytest-benchmark's files with their names. A folder holds the few paths between texts that are drawn. Models,
+per-example tables and simulations (minutes of work) stay behind.
 """
 
 import json
 import lzma
-import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from mixkd.store import Record, Store, UserError, atomic_path, write_text
+from mixkd.store import Record, Store, UserError, atomic_path, without_folders, write_text
 
-RUNS, BENCHMARKS = "runs.jsonl.xz", "benchmarks.jsonl.xz"
+RUNS, BENCHMARKS, PATHS = "runs.jsonl.xz", "benchmarks.jsonl.xz", "interpolation"
 
 
 class Counts(NamedTuple):
@@ -49,6 +49,13 @@ def publish(store: Store, folder: Path) -> Counts:
     return Counts(len(runs), len(benchmarks))
 
 
+def publish_paths(store: Store, folder: Path, run_ids: Collection[str]) -> None:
+    """Add the paths between two texts of some runs to the published files."""
+    for run_id in run_ids:
+        if not (published := folder / PATHS / f"{run_id}.parquet").exists():
+            _copy(store.interpolation_path(run_id), published)
+
+
 def restore(folder: Path, store: Store) -> Counts:
     """Fill a store from the published files; what the store has stays as it is.
 
@@ -66,13 +73,16 @@ def restore(folder: Path, store: Store) -> Counts:
         store.save_run(record)
     for name, text in benchmarks:
         write_text(store.benchmarks_dir / name, text)
+    for path in (folder / PATHS).glob("*.parquet"):
+        of_run = store.interpolation_path(path.stem)
+        if of_run.parent.is_dir() and not of_run.exists():
+            _copy(path, of_run)
     return Counts(len(runs), len(benchmarks))
 
 
 def _without_folders(record: Record) -> Record:
-    """The record with the names alone of the files in its command: where they lie is of this machine."""
-    words = re.sub(r"(^|[\s=])(/\S+)", lambda found: found[1] + Path(found[2]).name, record.provenance.command)
-    return record.model_copy(update={"provenance": record.provenance.model_copy(update={"command": words})})
+    command = without_folders(record.provenance.command)
+    return record.model_copy(update={"provenance": record.provenance.model_copy(update={"command": command})})
 
 
 def _runs(folder: Path) -> list[Record]:
@@ -108,6 +118,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield from enumerate(file, start=1)
     except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
         raise UserError(f"{path} cannot be read ({error}); take it from the repository again.") from error
+
+
+def _copy(path: Path, to: Path) -> None:
+    with atomic_path(to) as temporary:
+        temporary.write_bytes(path.read_bytes())
 
 
 def _write(path: Path, lines: Iterator[str]) -> None:

@@ -250,16 +250,20 @@ PUBLISHED = "reports/published"
 
 
 def publish(output: str = "results", folder: str = PUBLISHED) -> None:
-    """Add the store's training runs and benchmarks to the small files that a repository keeps.
+    """Add the store's training runs and benchmarks to the small files that a repository keeps, and render its report.
 
     Args:
         output: Folder of the evidence.
-        folder: Folder of the files.
+        folder: Folder of the files and of report.html, with the tables behind it in evidence.tar.xz.
     """
     from mixkd import archive
+    from reports.page import build
 
-    counts = archive.publish(Store(output), Path(folder))
-    print(f"{folder} holds {counts.runs} runs and {counts.benchmarks} files of benchmarks")
+    store, to = Store(output), Path(folder)
+    counts = archive.publish(store, to)
+    built = build(store, to, packed=True)
+    archive.publish_paths(store, to, built.drawn_runs)
+    print(f"{folder} holds {counts.runs} runs, {counts.benchmarks} files of benchmarks and {built.report.name}")
 
 
 def restore(output: str = "results", folder: str = PUBLISHED) -> None:

@@ -1,6 +1,7 @@
 """Where numbers come from: code, versions and machine; `mixkd.store` hands on what is here."""
 
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -92,6 +93,11 @@ def command_line() -> str:
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name  # of `python -m mixkd`
     return shlex.join([name, *sys.argv[1:]])
+
+
+def without_folders(command: str) -> str:
+    """A command with the names alone of the files in it: where they lie is of this machine."""
+    return re.sub(r"(^|[\s=])(/\S+)", lambda found: found[1] + Path(found[2]).name, command)
 
 
 def provenance(*, device: str, num_threads: int, seeds: dict[str, int], started_at: datetime) -> Provenance:

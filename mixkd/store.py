@@ -35,6 +35,7 @@ from mixkd.files import write_text as write_text
 from mixkd.provenance import Frozen
 from mixkd.provenance import Provenance as Provenance
 from mixkd.provenance import command_line as command_line
+from mixkd.provenance import without_folders as without_folders
 from mixkd.provenance import now as now
 from mixkd.provenance import provenance as provenance
 
@@ -131,6 +132,10 @@ class Store:
     def model_dir(self, run_id: str) -> Path:
         """Checkpoint folder of one run."""
         return self.run_dir(run_id) / "model"
+
+    def interpolation_path(self, run_id: str) -> Path:
+        """Where a run's paths between two texts lie."""
+        return self.run_dir(run_id) / "interpolation.parquet"
 
     @property
     def benchmarks_dir(self) -> Path:

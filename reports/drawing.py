@@ -124,7 +124,7 @@ def log_sizes(axes: Axes, sizes: pd.Series) -> None:
 
 
 def _inline(svg: str, prefix: str) -> str:
-    """An SVG file's text as an element of an HTML page: no prolog, addresses, fixed size or common ids."""
+    """An SVG file's text as a small element of an HTML page: no prolog, addresses, fixed size or common ids."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     head, body = svg.split(">", 1)
@@ -134,6 +134,9 @@ def _inline(svg: str, prefix: str) -> str:
     body = re.sub(r"font(-family)?: [^;\"]*'[^;\"]*", _font, body)
     for drawn, css in _CSS.items():
         body = body.replace(drawn, css)
+    # A hundredth of a point is not seen; texts, such as the numbers at an axis, stay as they are.
+    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), body)
+    body = re.sub(r"\n\s+", "\n", body)
     return f'<svg {view_box[0]} aria-hidden="true" focusable="false">{body}'
 
 

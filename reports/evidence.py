@@ -5,6 +5,7 @@ Every file that cannot be used is listed as a problem with its reason; nothing i
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +24,11 @@ RECIPE_FIELDS = {
     "teacher_precision", "pkd_layers", "pkd_normalize", "pkd_reduction",
     "augmentation", "augmentation_fingerprint", "bt_engine", "bt_pair", "bt_sides", "word_dropout_rate",
 }  # fmt: skip
+
+
+#: Whose paths between two texts are drawn: one seed's, the least that has them all.
+PATH_RECIPES = ("ft", "kd", "sm+tmkd")
+_PATH_COLUMNS = {"model", "pair", "lam", "x", "y", "label_source", "distance_to_segment"}
 
 
 class Cell(Protocol):
@@ -65,6 +71,8 @@ class Evidence:
         runs: One row per run: experiment and measurements, with `seed`, `pair`, `twin`, `changed` (the fields that are
             not as registered, see `reports.setting.deviations`) and `registered` (the precision, where none is); runs
             of equal `pair` differ in their recipe only, runs of equal `twin` in their precision only.
+        paths: The rows of interpolation.parquet of one student per recipe of PATH_RECIPES, with `recipe`, `run_id` and
+            `init_seed`; those of the teacher, which all files have, under the recipe "teacher".
         cells: Registered role -> replicates, keyed by (study, role); index `replicate`.
         benchmarks: One row per benchmark case and file, oldest first.
         provenance: One row per record.
@@ -73,6 +81,7 @@ class Evidence:
     """
 
     runs: pd.DataFrame
+    paths: pd.DataFrame
     cells: dict[tuple[str, str], pd.DataFrame]
     benchmarks: pd.DataFrame
     provenance: pd.DataFrame
@@ -87,6 +96,7 @@ def load(store: Store, studies: Mapping[str, Study]) -> Evidence:
     cell_records, cell_problems = store.cells()
     problems += [*run_problems, *cell_problems]
     runs = _runs(store, records, problems)
+    paths = _paths(store, runs, problems)
     cells, num_unregistered = _cells(store, cell_records, studies, problems)
     benchmarks, bench_provenance = read_benchmarks(store.benchmarks_dir, problems)
     provenance = [
@@ -95,7 +105,8 @@ def load(store: Store, studies: Mapping[str, Study]) -> Evidence:
         for record in group
     ]
     relative = [Problem(p.path.relative_to(store.root), p.reason.replace(f"{store.root}/", "")) for p in problems]
-    return Evidence(runs, cells, benchmarks, pd.DataFrame(provenance + bench_provenance), relative, num_unregistered)
+    sources = pd.DataFrame(provenance + bench_provenance)
+    return Evidence(runs, paths, cells, benchmarks, sources, relative, num_unregistered)
 
 
 def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.DataFrame:
@@ -159,6 +170,27 @@ def recipe_name(fields: _Identity) -> str:
 def registered_runs(runs: pd.DataFrame, fraction: float = LIMITED) -> pd.DataFrame:
     """The runs in the registered setting with this share of the training examples."""
     return runs[(runs["registered"] == "bf16") & (runs["train_fraction"] == fraction)]
+
+
+def _paths(store: Store, runs: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:
+    chosen = registered_runs(runs).assign(file=lambda found: found["run_id"].map(store.interpolation_path))
+    chosen = chosen[chosen["recipe"].isin(PATH_RECIPES) & chosen["file"].map(Path.exists).astype(bool)]
+    seeds = chosen.groupby(["init_seed", "data_seed"])
+    complete = [group for _, group in seeds if set(group["recipe"]) == set(PATH_RECIPES)]
+    frames: list[pd.DataFrame] = []
+    for row in complete[0].to_dict("records") if complete else ():
+        try:
+            frame = pd.read_parquet(row["file"])
+            if lacking := _PATH_COLUMNS - set(frame.columns):
+                raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+        except (OSError, ValueError) as error:
+            problems.append(Problem(row["file"], f"cannot be read as paths between two texts: {error}"))
+            continue
+        if frames:  # the teacher's paths are the same in all files
+            frame = frame[frame["model"] == "student"]
+        recipes = frame["model"].map({"student": row["recipe"], "teacher": "teacher"})
+        frames.append(frame.assign(recipe=recipes, run_id=row["run_id"], init_seed=row["init_seed"]))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def _cells(

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pandas as pd
-import pyarrow as pa
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from pyarrow import csv
 
-from mixkd.store import Problem, Store, UserError, atomic_path, now, provenance, write_text
+from mixkd.store import Problem, Store, UserError, now, provenance, without_folders, write_text
 from reports import figures, simulation, tables, wording
 from reports.benchmark_files import latest
 from reports.calibration import registered_studies
@@ -22,9 +20,10 @@ from reports.changes import Change, changes
 from reports.claims import CONFIDENCE, LEVEL, Outcome
 from reports.drawing import Figure
 from reports.evidence import Evidence, Study, load
+from reports.evidence_files import ARCHIVE, FOLDER, tables_of, write_tables
 from reports.ledger import ledger_sha256
 from reports.setting import LEAST, LIMITED, SETTING
-from reports.verdicts import Judged, evidence_frame, judge_all
+from reports.verdicts import Judged, judge_all
 
 #: Outcome -> its sign, shown beside the word.
 SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "≈", "not run": "○"}
@@ -71,7 +70,7 @@ _SECTIONS = (
         "time-and-size", "Time and size", ("benchmarks",), ("pareto", "size", "training-speed", "cost"), "mixkd bench"
     ),
     _Section("robustness", "Other texts and noise", (), ("robustness",), "mixkd suite full"),
-    _Section("interpolation", "Between two texts", (), ("interpolation",), "mixkd suite full"),
+    _Section("interpolation", "Between two texts", (), ("paths", "interpolation"), "mixkd suite full"),
 )  # fmt: skip
 
 
@@ -82,6 +81,7 @@ class Built(NamedTuple):
         counts: Outcome -> number of claims.
         unexpected: Ids of the claims that were decided, and not as expected.
         problems: Files of the store that cannot be used.
+        drawn_runs: Ids of the runs whose paths between two texts are drawn.
     """
 
     report: Path
@@ -90,6 +90,7 @@ class Built(NamedTuple):
     counts: dict[str, int]
     unexpected: list[str]
     problems: list[Problem]
+    drawn_runs: list[str]
 
 
 def build(
@@ -97,14 +98,16 @@ def build(
     output: Path | None = None,
     studies: Mapping[str, Study] | None = None,
     baseline: Store | None = None,
+    packed: bool = False,
 ) -> Built:
     """Judge and render what a store holds.
 
     Args:
         store: Folder of the evidence.
-        output: Folder for ``report.html``, ``verdicts.json`` and ``evidence/``; None: the store's own.
+        output: Folder for ``report.html``, ``verdicts.json`` and the tables in ``evidence``; None: the store's own.
         studies: The registered cells behind the claims; None: all that there are.
         baseline: Another store; what changed since then stands at the top.
+        packed: Whether the tables go into one small archive, in place of a folder.
 
     Raises:
         UserError: If the folder cannot be written, or there is no baseline.
@@ -120,18 +123,21 @@ def build(
     built = Built(
         folder / "report.html",
         folder / "verdicts.json",
-        folder / "evidence",
+        folder / (ARCHIVE if packed else FOLDER),
         {outcome: counts[outcome] for outcome in get_args(Outcome)},
         [item.claim.id for item in judged if item.is_surprise],
         evidence.problems,
+        sorted(set(evidence.paths["run_id"])) if len(evidence.paths) else [],
     )
+    own = provenance(device="cpu", num_threads=1, seeds={}, started_at=started_at)
+    evidence_sha256 = write_tables(folder, tables_of(evidence, judged, drawn), packed)
     sources = {
         "ledger_sha256": ledger_sha256(),
-        "report": provenance(device="cpu", num_threads=1, seeds={}, started_at=started_at).model_dump(),
+        "evidence_sha256": evidence_sha256,
+        "report": own.model_dump() | {"command": without_folders(own.command)},
         "sources": tables.provenance(evidence),
         "problems": [{"file": problem.path.as_posix(), "reason": problem.reason} for problem in evidence.problems],
     }
-    _write_evidence(built.evidence, evidence, judged, drawn)
     verdicts = [item.verdict.model_dump(mode="json") for item in judged]
     write_text(built.verdicts, json.dumps({"verdicts": verdicts, "provenance": sources}, indent=1, allow_nan=False))
     write_text(built.report, _render(built, evidence, judged, drawn, sources, changed))
@@ -145,26 +151,6 @@ def _changes_since(
         raise UserError(f"There is no store {baseline.root} to compare with; give the folder of an earlier --output.")
     before = load(baseline, studies)
     return changes(evidence, judged, before, judge_all(before))
-
-
-def _write_evidence(folder: Path, evidence: Evidence, judged: list[Judged], drawn: list[Figure]) -> None:
-    frames = {item.claim.id: evidence_frame(item) for item in judged if item.results}
-    frames |= {f"figure-{figure.key}": figure.data for figure in drawn}
-    frames |= {"quantities": simulation.quantities(evidence), "bridge": simulation.bridge(evidence)}
-    frames["coverages"] = simulation.coverages(evidence)
-    frames |= {"runs": evidence.runs.drop(columns=["pair", "twin"]), "benchmarks": evidence.benchmarks}
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        for name, frame in frames.items():
-            _write_csv(frame, temporary / f"{name}.csv")
-
-
-def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """By Arrow, eight times as fast as pandas, but for columns of several types, which it does not have."""
-    try:
-        csv.write_csv(pa.Table.from_pandas(frame, preserve_index=False), path)
-    except pa.ArrowException:
-        frame.to_csv(path, index=False)
 
 
 def _render(

@@ -42,6 +42,9 @@ SETTING: Mapping[str, Any] = {
     "length_grouping": True,
 }
 
+#: The place where registered runs are, in words.
+PLACE = f"{SETTING['task']}, {SETTING['student_layers']} layers"
+
 #: Recipe -> the weights of its terms on teacher and mixed examples; those not named are 0.
 WEIGHTS: Mapping[str, Mapping[str, float]] = {
     "ft": {},

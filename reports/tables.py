@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mixkd.store import without_folders
 from reports.benchmark_files import latest
 from reports.evidence import Evidence, registered_runs
 from reports.statistics import mean_estimate, share_interval
@@ -142,6 +143,7 @@ def provenance(evidence: Evidence) -> list[dict[str, Any]]:
     entries = []
     for source, group in evidence.provenance.groupby("source", sort=False) if len(evidence.provenance) else ():
         entry: dict[str, Any] = {"source": source, "num_records": len(group)}
+        group = group.assign(command=group["command"].map(without_folders))
         for name in ("commit", "dirty", "python", "platform", "processor", "device", "num_threads", "command"):
             entry[name] = sorted({_word(value) for value in group[name]})
         for name in ("versions", "seeds"):

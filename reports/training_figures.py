@@ -1,7 +1,6 @@
 """Figures of trained students: they draw numbers that `training_tables` estimated, and compute none."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import pandas as pd
 import seaborn as sns
@@ -10,10 +9,9 @@ from matplotlib.axes import Axes
 from reports import training_tables
 from reports.drawing import INK, MARKERS, SERIES, Figure, mark, panel, panels, side_of
 from reports.evidence import Evidence
-from reports.setting import LEAST, LIMITED, SETTING
-from reports.wording import RECIPES, count, interval, number
+from reports.setting import LEAST, LIMITED, PLACE
+from reports.wording import count, effects, interval, name_of, number, recipe_and_target
 
-_PLACE = f"{SETTING['task']}, {SETTING['student_layers']} layers"
 _SETTINGS = {
     "beta_alpha": "a of Beta(a, a)",
     "mix_ratio": "mixed per original",
@@ -37,8 +35,6 @@ def build(evidence: Evidence) -> Iterator[Figure]:
         yield _sensitivity_figure(changed)
     if len(moved := training_tables.robustness(evidence)):
         yield _robustness_figure(moved)
-    if len(paths := training_tables.paths(evidence)):
-        yield _path_figure(paths, training_tables.path_means(evidence))
 
 
 def _recipe_figure(seeds: pd.DataFrame, measure: str, fraction: float) -> Figure:
@@ -56,20 +52,17 @@ def _recipe_figure(seeds: pd.DataFrame, measure: str, fraction: float) -> Figure
         sns.stripplot(seeds, x="recipe", y=measure, color=SERIES[0], jitter=False, size=4, ax=axes)
         for place, row in enumerate(summary.to_dict("records")):
             mark(axes, place + 0.18, (row["mean"], row["low"], row["high"]), place % (len(SERIES) - 1) + 1)
-        axes.set_xticks(range(len(recipes)), [_name(recipe).replace("+", "\n+") for recipe in recipes])
+        axes.set_xticks(range(len(recipes)), [name_of(recipe).replace("+", "\n+") for recipe in recipes])
         axes.set(xlabel="recipe", ylabel=f"{name} ({unit})")
         axes.grid(visible=False, axis="x")
     ranked = summary.sort_values("mean", ascending=best == "smallest")
     winner = ranked.to_dict("records")[0]
-    values = "; ".join(
-        f"{_name(row['recipe'])} {number(row['mean'])} {interval(row['low'], row['high'])}"
-        for row in summary.to_dict("records")
-    )
+    values = effects(summary.rename(columns={"mean": "effect"}), lambda row: name_of(row["recipe"]))
     return Figure(
         key,
-        f"With {fraction:.0%} of the data, {_name(winner['recipe'])} has the {best} mean {name}, "
+        f"With {fraction:.0%} of the data, {name_of(winner['recipe'])} has the {best} mean {name}, "
         f"{number(winner['mean'])}, of {count(len(summary), 'recipe')}",
-        f"{_PLACE}, {fraction:.0%} of the training data. Grey: every seed, joined across recipes. Coloured: mean with "
+        f"{PLACE}, {fraction:.0%} of the training data. Grey: every seed, joined across recipes. Coloured: mean with "
         f"its 95 % t interval over {count(int(summary['num_seeds'].max()), 'seed')}; recipes share their seeds, so "
         "intervals of means may meet where the paired difference is clear.",
         tuple(svgs),
@@ -88,7 +81,7 @@ def _share_figure(shares: pd.DataFrame) -> Figure:
             known = rows["low"].notna() & (rows["high"] < float("inf"))
             axes.fill_between(rows["train_fraction"][known], rows["low"][known], rows["high"][known], color=SERIES[k],
                               alpha=0.2, linewidth=0)  # fmt: skip
-            axes.plot(rows["train_fraction"], rows["mean"], color=SERIES[k], marker=MARKERS[k], label=_name(recipe))
+            axes.plot(rows["train_fraction"], rows["mean"], color=SERIES[k], marker=MARKERS[k], label=name_of(recipe))
         axes.set_xscale("log")
         fractions = sorted(set(shares["train_fraction"]))
         axes.set_xticks(fractions, [f"{fraction:.0%}" for fraction in fractions])
@@ -96,15 +89,13 @@ def _share_figure(shares: pd.DataFrame) -> Figure:
         axes.set(xlabel="share of the training data", ylabel="test score (share correct)")
         axes.legend(fontsize=8.5)
     best = shares.loc[shares.groupby("train_fraction")["mean"].idxmax()].to_dict("records")
-    title = "; ".join(f"{row['train_fraction']:.0%}: {_name(row['recipe'])} {number(row['mean'])}" for row in best)
-    told = "; ".join(
-        f"{row['train_fraction']:.0%} {_name(row['recipe'])} {number(row['mean'])} {interval(row['low'], row['high'])}"
-        for row in shares.to_dict("records")
-    )
+    title = "; ".join(f"{row['train_fraction']:.0%}: {name_of(row['recipe'])} {number(row['mean'])}" for row in best)
+    means = shares.rename(columns={"mean": "effect"})
+    told = effects(means, lambda row: f"{row['train_fraction']:.0%} {name_of(row['recipe'])}")
     return Figure(
         "amount",
         f"The highest mean score at each share of the data is that of {title}",
-        f"{_PLACE}. Means with 95 % t intervals over {int(shares['num_seeds'].min())} to "
+        f"{PLACE}. Means with 95 % t intervals over {int(shares['num_seeds'].min())} to "
         f"{int(shares['num_seeds'].max())} seeds; epochs are such that the number of steps is the same up to 20 %.",
         tuple(svgs),
         f"Line chart of the test score over the share of the data. {told}.",
@@ -121,13 +112,13 @@ def _back_translation_figure(added: pd.DataFrame) -> Figure:
         for axes, share in zip(grid, shares, strict=True):
             _marks(axes, added[added["train_fraction"] == share], "recipe", recipes)
             axes.set(xlabel="score with minus\nwithout translations", title=f"{share:.0%} of the data")
-        grid[0].set_yticks(range(len(recipes)), [_name(recipe) for recipe in recipes])
+        grid[0].set_yticks(range(len(recipes)), [name_of(recipe) for recipe in recipes])
         grid[0].invert_yaxis()
-    told = _told(added, lambda row: f"{_name(row['recipe'])} at {row['train_fraction']:.0%}")
+    told = effects(added, lambda row: f"{name_of(row['recipe'])} at {row['train_fraction']:.0%}")
     return Figure(
         "back-translation",
         f"Back-translated examples raise the score in {_raised(added)}",
-        f"{_PLACE}. Paired differences with 95 % t intervals over {int(added['num_seeds'].max())} seeds at most.",
+        f"{PLACE}. Paired differences with 95 % t intervals over {int(added['num_seeds'].max())} seeds at most.",
         tuple(svgs),
         f"Dot chart of differences. {told}.",
         added,
@@ -144,7 +135,7 @@ def _sensitivity_figure(changed: pd.DataFrame) -> Figure:
             rows = changed[changed["setting"] == name]
             for k, (reference, line) in enumerate(rows.groupby("reference", sort=False), start=1):
                 axes.fill_between(line["value"], line["low"], line["high"], color=SERIES[k], alpha=0.2, linewidth=0)
-                label = "SM+TMKD's default" if reference == "sm+tmkd" else _name(str(reference))
+                label = "SM+TMKD's default" if reference == "sm+tmkd" else name_of(str(reference))
                 axes.plot(line["value"], line["effect"], color=SERIES[k], marker=MARKERS[k], label=f"minus {label}")
             axes.axhline(0, color=INK, linewidth=0.8)
             axes.set_xscale("log")
@@ -156,12 +147,14 @@ def _sensitivity_figure(changed: pd.DataFrame) -> Figure:
         grid[-1].legend(fontsize=8.5)
     own = changed[changed["reference"] == "sm+tmkd"]
     best = own.sort_values("effect").to_dict("records")[-1]
-    told = _told(changed, lambda row: f"{_SETTINGS[row['setting']]} {row['value']:g} minus {_name(row['reference'])}")
+    told = effects(
+        changed, lambda row: f"{_SETTINGS[row['setting']]} {row['value']:g} minus {name_of(row['reference'])}"
+    )
     return Figure(
         "sensitivity",
         f"Of all single changes to SM+TMKD, {_SETTINGS[best['setting']]} = {best['value']:g} helps most: "
         f"{number(best['effect'])} {interval(best['low'], best['high'])} over its default",
-        f"{_PLACE}, {changed['train_fraction'].min():.0%} of the training data. One setting is changed at a time. "
+        f"{PLACE}, {changed['train_fraction'].min():.0%} of the training data. One setting is changed at a time. "
         f"Paired differences with 95 % t intervals over {int(changed['num_seeds'].max())} seeds; KD has the same "
         "learning rate. The best of so many is not a test.",
         tuple(svgs),
@@ -180,50 +173,18 @@ def _robustness_figure(moved: pd.DataFrame) -> Figure:
         for axes, target in zip(grid, targets, strict=True):
             _marks(axes, moved[moved["target"] == target], "recipe", recipes)
             axes.set(xlabel="score minus KD's", title=target)
-        grid[0].set_yticks(range(len(recipes)), [_name(recipe) for recipe in recipes])
+        grid[0].set_yticks(range(len(recipes)), [name_of(recipe) for recipe in recipes])
         grid[0].invert_yaxis()
     ours = moved[moved["recipe"] == "sm+tmkd"]
-    told = _told(ours, lambda row: row["target"])
+    told = effects(ours, lambda row: row["target"])
     return Figure(
         "robustness",
         f"SM+TMKD's score minus KD's: {told}" if told else "Scores minus KD's under noise and on other texts",
-        f"{_PLACE}, {LIMITED:.0%} of the training data; trained on movie sentences, tested on others and with noise. "
+        f"{PLACE}, {LIMITED:.0%} of the training data; trained on movie sentences, tested on others and with noise. "
         f"Paired differences with 95 % t intervals over {int(moved['num_seeds'].max())} seeds; no registered claims.",
         tuple(svgs),
-        f"Dot charts of differences in score. {_told(moved, _recipe_and_target)}.",
+        f"Dot charts of differences in score. {effects(moved, recipe_and_target)}.",
         moved,
-        "mixkd suite full",
-        stacked=True,
-    )
-
-
-def _path_figure(paths: pd.DataFrame, means: pd.DataFrame) -> Figure:
-    svgs: list[str] = []
-    targets = list(dict.fromkeys(means["target"]))
-    recipes = list(dict.fromkeys(means["recipe"]))
-    with panels("interpolation", svgs, len(targets), width=2.6 * len(targets) + 1.2) as grid:
-        for axes, target in zip(grid, targets, strict=True):
-            for row in means[means["target"] == target].to_dict("records"):
-                k = 3 if row["recipe"] == "teacher" else 1
-                mark(axes, recipes.index(row["recipe"]), (row["mean"], row["low"], row["high"]), k, across=True)
-            axes.set(xlabel=target)
-        grid[0].set_yticks(range(len(recipes)), [_name(recipe) for recipe in recipes])
-        grid[0].invert_yaxis()
-    ours = paths[paths["recipe"] == "sm+tmkd"]
-    told = _told(ours, lambda row: row["target"])
-    return Figure(
-        "interpolation",
-        f"Half-way between two texts, SM+TMKD's distances minus FT's: {told}"
-        if told
-        else "How far students are half-way between two texts",
-        f"{_PLACE}, {LIMITED:.0%} of the training data. Word embeddings of two test texts are mixed half and half. "
-        "Drawn is how far the last state of [CLS] is from the line between the states of the two (in lengths of that "
-        "line) and from the nearest other text (in mean distances of a text to its nearest), and how far the predicted "
-        "probabilities are from the mean of the two texts' (total variation). Means with 95 % t intervals over seeds; "
-        "one teacher has none.",
-        tuple(svgs),
-        f"Dot charts of distances, minus FT's. {_told(paths, _recipe_and_target)}.",
-        pd.concat([means.assign(minus=""), paths.rename(columns={"effect": "mean"}).assign(minus="ft")]),
         "mixkd suite full",
         stacked=True,
     )
@@ -242,17 +203,3 @@ def _raised(rows: pd.DataFrame) -> str:
         f"{(rows['low'] > 0).sum()} of {len(rows)} cases and lower it in {(rows['high'] < 0).sum()} "
         "(95 % intervals, not corrected for their number)"
     )
-
-
-def _recipe_and_target(row: Mapping[Any, Any]) -> str:
-    return f"{_name(row['recipe'])}, {row['target']}"
-
-
-def _told(rows: pd.DataFrame, label: Callable[[Mapping[Any, Any]], str]) -> str:
-    return "; ".join(
-        f"{label(row)} {number(row['effect'])} {interval(row['low'], row['high'])}" for row in rows.to_dict("records")
-    )
-
-
-def _name(recipe: str) -> str:
-    return RECIPES.get(recipe, recipe)

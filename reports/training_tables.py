@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from reports.evidence import Evidence, registered_runs
+from reports.evidence import PATH_RECIPES, Evidence, registered_runs
 from reports.setting import LIMITED, SETTING, WEIGHTS
-from reports.statistics import mean_estimate
+from reports.statistics import mean_estimate, median_estimate
 from reports.wording import RECIPES
 
 #: What one person alone would score, and other texts than those trained on: measurement -> words.
@@ -126,6 +126,21 @@ def path_means(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["target", "recipe", "num_seeds", "mean", "low", "high"]).replace(
         [np.inf, -np.inf], np.nan
     )
+
+
+def halves(evidence: Evidence) -> pd.DataFrame:
+    """Half-way between two texts, the median over pairs of the distance to the straight line, of the drawn students.
+
+    Returns:
+        One row per recipe, the teacher first: recipe, median, low, high (order statistics), num_pairs.
+    """
+    middle = evidence.paths[np.isclose(evidence.paths["lam"], 0.5)]
+    rows = []
+    for recipe in ("teacher", *PATH_RECIPES):
+        values = middle.loc[middle["recipe"] == recipe, "distance_to_segment"]
+        if len(values):
+            rows.append([recipe, *median_estimate(values, 0.0)[:3], len(values)])
+    return pd.DataFrame(rows, columns=["recipe", "median", "low", "high", "num_pairs"])
 
 
 def _against(evidence: Evidence, targets: Mapping[str, str], reference: str) -> pd.DataFrame:

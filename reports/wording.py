@@ -1,6 +1,8 @@
 """Numbers and tests in words, for people."""
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -29,6 +31,23 @@ RECIPES = {
     "ft": "FT", "kd": "KD", "pkd": "PKD", "distilbert": "DistilBERT", "sm": "SM", "tmkd": "TMKD", "sm+tmkd": "SM+TMKD",
     "sm+tmkd+kd": "SM+TMKD+KD",
 }  # fmt: skip
+
+
+def name_of(recipe: str) -> str:
+    """A recipe by the paper's name."""
+    return RECIPES.get(recipe, recipe)
+
+
+def recipe_and_target(row: Mapping[Any, Any]) -> str:
+    """A row of a table by its recipe and what it was tested on."""
+    return f"{name_of(row['recipe'])}, {row['target']}"
+
+
+def effects(rows: pd.DataFrame, label: Callable[[Mapping[Any, Any]], str]) -> str:
+    """The columns effect, low and high of a table in words, each row by its label."""
+    return "; ".join(
+        f"{label(row)} {number(row['effect'])} {interval(row['low'], row['high'])}" for row in rows.to_dict("records")
+    )
 
 
 def number(value: float | None) -> str:

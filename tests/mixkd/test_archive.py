@@ -5,7 +5,7 @@ import lzma
 
 import pytest
 
-from mixkd.archive import BENCHMARKS, RUNS, Counts, publish, restore
+from mixkd.archive import BENCHMARKS, RUNS, Counts, publish, publish_paths, restore
 from mixkd.cli import main
 from mixkd.store import Provenance, Record, Store, UserError, content_id
 
@@ -40,6 +40,18 @@ def test_a_store_comes_back_as_it_was(store, tmp_path):
     assert other.runs() == store.runs()
     assert (other.benchmarks_dir / "0001_a.json").read_text() == '{"median": NaN, "unit": "µs"}'
     assert restore(tmp_path / "published", other) == Counts(0, 0)
+
+
+def test_the_paths_that_are_drawn_come_back(store, tmp_path):
+    drawn, other = record(0).run_id, record(1).run_id
+    for run_id in (drawn, other):
+        store.interpolation_path(run_id).write_bytes(run_id.encode())
+    publish(store, tmp_path / "published")
+    publish_paths(store, tmp_path / "published", [drawn])
+    restored = Store(tmp_path / "other")
+    restore(tmp_path / "published", restored)
+    assert restored.interpolation_path(drawn).read_bytes() == drawn.encode()
+    assert not restored.interpolation_path(other).exists()
 
 
 def test_evidence_accumulates_and_what_was_published_stays(store, tmp_path):
@@ -117,6 +129,11 @@ def test_a_torn_file_is_named(store, tmp_path):
 def test_the_commands(store, tmp_path, capsys):
     folder = str(tmp_path / "published")
     assert main(["publish", "--output", str(store.root), "--folder", folder]) == 0
+    assert {path.name for path in (tmp_path / "published").iterdir()} == {
+        RUNS, BENCHMARKS, "report.html", "verdicts.json", "evidence.tar.xz",
+    }  # fmt: skip
+    for name in ("report.html", "verdicts.json"):
+        assert str(tmp_path) not in (tmp_path / "published" / name).read_text()
     assert main(["restore", "--output", str(tmp_path / "other"), "--folder", folder]) == 0
     assert Store(tmp_path / "other").runs() == store.runs()
     assert main(["restore", "--output", str(tmp_path / "other"), "--folder", str(tmp_path)]) == 2

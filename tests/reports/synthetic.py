@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from mixkd.store import Provenance, Record, Store, content_id
+from reports.evidence import PATH_RECIPES
 from reports.ledger import LEDGER
 from reports.setting import EPOCHS, LEAST, LIMITED, WEIGHTS
 from theory import studies
@@ -206,6 +207,29 @@ def save_runs(store: Store, truth: dict[str, tuple[float, float]], num_seeds: in
                 store.save_run(record(experiment(recipe, init_seed, train_fraction=fraction), measurements))
 
 
+def save_paths(store: Store, **distances: float) -> None:
+    """Paths between two texts of seed 0's students: half-way, each is as far from the straight line as is said."""
+    rows: list[dict[str, Any]] = [{"x": x, "y": x * x, "label_source": int(x > 0)} for x in (-2.0, -1.0, 1.0, 2.0)]
+    for recipe in PATH_RECIPES:
+        frames = []
+        for model, distance in (("student", distances.get(recipe, 0.2)), ("teacher", 0.5)):
+            path = [
+                {
+                    "pair": pair,
+                    "lam": lam,
+                    "x": lam,
+                    "y": 1.0,
+                    "distance_to_segment": distance * (lam == 0.5) + pair / 100,
+                }
+                for pair in range(8)
+                for lam in (0.0, 0.5, 1.0)
+            ]
+            frames.append(pd.DataFrame([*path, *rows]).assign(model=model))
+        path = store.interpolation_path(content_id(experiment(recipe)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.concat(frames).astype({"pair": "Int64"}).to_parquet(path)
+
+
 def save_studies_of_training(store: Store, num_seeds: int = 3) -> None:
     """Other shares of the data, and at 5 % back-translation and one setting changed at a time; with a little noise.
 
@@ -333,5 +357,6 @@ def save_all(store: Store, effect: str = "good", num_seeds: int = 8) -> None:
     truth = {"good": GOOD_RUNS, "bad": BAD_RUNS, "null": NULL_RUNS}[effect]
     save_runs(store, truth, num_seeds)
     save_twins(store, fp32_gain=0.05 if effect == "bad" else 0.0)
+    save_paths(store)
     save_studies_of_training(store)
     save_benchmarks(store, **({} if effect == "good" else {"time_ratio": 0.9, "student_parameters": 22_000_000}))

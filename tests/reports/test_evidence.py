@@ -122,3 +122,18 @@ def test_pilots_are_not_counted_as_left_over(tmp_path):
     pd.DataFrame({"replicate": [0]}).to_parquet(path)
     store.save_cell(identity, synthetic.PROVENANCE)
     assert load(store, synthetic.STUDIES).num_unregistered == 0
+
+
+@pytest.mark.parametrize("content", ["torn", "other columns"])
+def test_paths_between_texts_that_cannot_be_read_are_named(tmp_path, content):
+    store = Store(tmp_path)
+    synthetic.save_runs(store, synthetic.GOOD_RUNS, num_seeds=1)
+    synthetic.save_paths(store)
+    path = store.interpolation_path(synthetic.content_id(synthetic.experiment("kd")))
+    if content == "torn":
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        pd.DataFrame({"lam": [0.5]}).to_parquet(path)
+    evidence = load(store, synthetic.STUDIES)
+    assert [problem.path for problem in evidence.problems] == [path.relative_to(store.root)]
+    assert set(evidence.paths["recipe"]) == {"ft", "sm+tmkd", "teacher"}

@@ -1,8 +1,10 @@
 import ast
+import itertools
 import json
 import re
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +18,7 @@ from mixkd.store import Store, UserError
 from reports.ledger import LEDGER, ledger_sha256
 from reports.page import build
 
-HOSTILE = "<script>alert(1)</script>"
+HOSTILE = """--></text></svg>"'><script>alert(1)</script><img src=x onerror=alert(2)>&lt;"""
 
 
 class Page(HTMLParser):
@@ -123,6 +125,42 @@ def test_the_page_stands_alone(page, built):
 def test_texts_of_records_are_escaped(built, page):
     assert HOSTILE not in built.report.read_text()
     assert HOSTILE in page.text
+    assert len(page.all("script")) == 1 and not page.all("img")
+
+
+def test_every_text_of_every_record_is_escaped(tmp_path):
+    store = Store(tmp_path)
+    synthetic.save_all(store, num_seeds=3)
+    hostile = {name: HOSTILE for name in ("commit", "python", "platform", "processor", "device", "command")}
+    provenance = synthetic.PROVENANCE.model_copy(
+        update=hostile | {"versions": {HOSTILE: HOSTILE}, "seeds": {HOSTILE: 1}}
+    )
+    for seed, recipe in itertools.product(range(2), ("kd", "sm+tmkd", HOSTILE)):
+        run = synthetic.record(
+            synthetic.experiment(recipe, seed, train_fraction=0.05, augmentation=HOSTILE),
+            {"test_score": 0.5 + 0.1 * seed, "generalization_gap": 1.0, "teacher_test_score": 0.9},
+        )
+        store.save_run(run.model_copy(update={"provenance": provenance}))
+    bench = synthetic.benchmark_file()
+    for case in bench["benchmarks"]:
+        case["name"] = HOSTILE
+        case["extra_info"] |= {
+            name: HOSTILE
+            for name in ("variant", "dtype", "device", "energy_not_told", "origin")
+            if name in case["extra_info"]
+        }
+        if case["extra_info"]["kind"] in ("training", "cell") or "not_run" in case["extra_info"]:
+            case["extra_info"] |= {"model": HOSTILE, "not_run": HOSTILE}
+    (store.benchmarks_dir / "bench.json").write_text(json.dumps(bench))
+    (store.benchmarks_dir / f"{HOSTILE.replace('/', '')}.json").write_text("{")
+    built = build(store, studies=synthetic.STUDIES)
+    text = built.report.read_text()
+    page = Page(text)
+    assert HOSTILE not in text and page.text.count(HOSTILE) > 20
+    assert len(page.all("script")) == 1 and not page.all("img")
+    assert {name for _, attributes in page.tags for name in attributes if name.startswith("on")} == set()
+    for _, attributes in page.tags:  # the hostile text ends no attribute: what follows it is still inside
+        assert all("alert(1)" not in value or "onerror" in value for value in attributes.values() if value)
 
 
 def test_structure_is_accessible(page):
@@ -132,7 +170,7 @@ def test_structure_is_accessible(page):
     skip = page.all("a")[0]
     assert skip == {"class": "skip", "href": "#verdicts"}
     figures = [attributes for attributes in page.all("div") if attributes.get("role") == "img"]
-    assert len(figures) == 26 and all(len(figure["aria-label"]) > 60 for figure in figures)
+    assert len(figures) == 27 and all(len(figure["aria-label"]) > 60 for figure in figures)
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
 
@@ -152,6 +190,20 @@ def test_building_again_replaces_old_evidence(tmp_path):
     assert not (second.evidence / "stale.csv").exists()
     assert len(pd.read_csv(second.evidence / "T05.csv")) == 200
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_tables_can_be_packed(tmp_path):
+    store = Store(tmp_path / "store")
+    synthetic.save_study(store, "T05")
+    loose = build(store, studies=synthetic.STUDIES)
+    packed = build(store, tmp_path / "packed", studies=synthetic.STUDIES, packed=True)
+    with tarfile.open(packed.evidence) as archive:
+        for table in loose.evidence.iterdir():
+            assert archive.extractfile(f"evidence/{table.name}").read() == table.read_bytes()
+    links = {attributes["href"] for attributes in Page(packed.report.read_text()).all("a")}
+    assert {link for link in links if not link.startswith("#")} == {"evidence.tar.xz"}
+    digests = [json.loads(built.verdicts.read_text())["provenance"]["evidence_sha256"] for built in (loose, packed)]
+    assert digests[0] == digests[1] and digests[0] in loose.report.read_text()
 
 
 def test_another_output_leaves_the_store_as_it_is(tmp_path):

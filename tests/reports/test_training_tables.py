@@ -71,3 +71,26 @@ def test_paths_are_those_of_students_beside_their_teacher(evidence):
     assert paths["effect"].tolist() == pytest.approx([-0.1] * 7) and "ft" not in paths.index
     means = training_tables.path_means(evidence).set_index("recipe")
     assert means.loc["ft", "mean"] == pytest.approx(0.335) and np.isnan(means.loc["teacher", "low"])
+
+
+def test_half_way_between_texts_the_drawn_students_are_measured_one_by_one(tmp_path):
+    store = Store(tmp_path)
+    synthetic.save_runs(store, synthetic.GOOD_RUNS, num_seeds=2)
+    synthetic.save_paths(store, kd=0.7)
+    evidence = load(store, synthetic.STUDIES)
+    assert set(evidence.paths["init_seed"]) == {0}
+    halves = training_tables.halves(evidence).set_index("recipe")
+    assert list(halves.index) == ["teacher", "ft", "kd", "sm+tmkd"]  # once each, the teacher too
+    assert halves["median"].tolist() == pytest.approx([0.535, 0.235, 0.735, 0.235])  # pairs add 0 to 0.07
+    assert halves.loc["kd", ["low", "high"]].tolist() == pytest.approx([0.7, 0.77])  # of eight, the extremes
+    assert set(halves["num_pairs"]) == {8}
+
+
+def test_paths_are_drawn_of_a_seed_that_has_them_all(tmp_path):
+    store = Store(tmp_path)
+    synthetic.save_runs(store, synthetic.GOOD_RUNS, num_seeds=2)
+    assert load(store, synthetic.STUDIES).paths.empty
+    synthetic.save_paths(store)
+    store.interpolation_path(synthetic.content_id(synthetic.experiment("kd"))).unlink()
+    evidence = load(store, synthetic.STUDIES)
+    assert evidence.paths.empty and evidence.problems == []
