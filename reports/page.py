@@ -185,6 +185,7 @@ def _render(
         findings=[item for item in judged if item.claim.evidence in ("runs", "benchmarks")],
         controls=[item for item in judged if item.claim.family == "control"],
         machinery=[item for item in judged if item.claim.family == "machinery"],
+        not_tested=tables.not_tested(evidence),
         not_run=[item for item in judged if not item.results],
         sources=sources,
         signs=SIGNS,

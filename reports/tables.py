@@ -8,6 +8,7 @@ import pandas as pd
 from mixkd.store import without_folders
 from reports.benchmark_files import latest
 from reports.evidence import Evidence, registered_runs
+from reports.setting import SETTING
 from reports.statistics import mean_estimate, share_interval
 
 
@@ -136,6 +137,21 @@ def size_latency_score(evidence: Evidence) -> pd.DataFrame:
     estimates = [mean_estimate(score)[:3] if len(score) else (np.nan,) * 3 for score in scores]
     models[columns] = pd.DataFrame(estimates, columns=columns, index=models.index).replace([np.inf, -np.inf], np.nan)
     return models.dropna(subset=["test_score", "p50_s"]).sort_values("num_layers", ignore_index=True)
+
+
+def not_tested(evidence: Evidence) -> list[tuple[str, str]]:
+    """What a reader may look for, and no evidence says anything about: in words, with the command that runs it."""
+    runs, task = evidence.runs, SETTING["task"]
+    glue = "The paper's own setting: GLUE, BERT-base and students of 6 and 3 layers. It needs a model hub and a GPU."
+    tested = {
+        (glue, "mixkd suite glue"): runs.get("teacher", "") == "bert-base-uncased",
+        (f"Tasks other than {task}.", "mixkd suite standard"): runs["task"] != task,
+        ("Back-translated examples. They need Apertium or a translation model.", "mixkd suite standard"): (
+            runs["recipe"].str.endswith("+bt")
+        ),
+        ("Speed and memory on a GPU.", "mixkd bench"): evidence.benchmarks["device"].astype(str).str.startswith("cuda"),
+    }
+    return [case for case, found in tested.items() if not np.any(found)]
 
 
 def provenance(evidence: Evidence) -> list[dict[str, Any]]:

@@ -1,9 +1,15 @@
-"""Tables of time: which rows of the benchmarks they show, and with which intervals."""
+"""Tables of time: which rows of the benchmarks they show, and with which intervals; and what was not tested."""
+
+import json
+from collections import Counter
 
 import numpy as np
 import pytest
+import synthetic
 
+from mixkd.store import Store
 from reports import tables
+from reports.evidence import load
 
 
 def test_a_training_has_a_row_for_each_it_was_timed_beside(evidence):
@@ -32,3 +38,22 @@ def test_one_size_grows_in_each_cost_curve_and_the_others_stay(evidence):
         assert all(rows[name].nunique() == 1 for name in others)
         assert rows["low"].tolist() == pytest.approx([1.25e-4 * 0.97] * len(rows))
         assert rows["high"].tolist() == pytest.approx([1.25e-4 * 1.03] * len(rows))
+
+
+def test_what_no_evidence_speaks_of_is_listed_with_its_command(tmp_path):
+    store = Store(tmp_path)
+
+    def commands():
+        return Counter(command for _, command in tables.not_tested(load(store, {})))
+
+    assert commands() == {"mixkd suite glue": 1, "mixkd suite standard": 2, "mixkd bench": 1}
+    synthetic.save_runs(store, {"kd": (0.7, 0.3)}, num_seeds=1)  # in the registered setting, which changes nothing
+    assert commands() == {"mixkd suite glue": 1, "mixkd suite standard": 2, "mixkd bench": 1}
+    run = synthetic.experiment("kd", task="rte", teacher="bert-base-uncased", augmentation="back-translation")
+    store.save_run(synthetic.record(run, {"test_score": 0.6, "generalization_gap": 0.1}))
+    assert commands() == {"mixkd bench": 1}
+    bench = synthetic.benchmark_file()
+    bench["benchmarks"][0]["extra_info"]["device"] = "cuda:0"
+    store.benchmarks_dir.mkdir()
+    (store.benchmarks_dir / "bench.json").write_text(json.dumps(bench))
+    assert not commands()
