@@ -89,6 +89,16 @@ def test_the_page_shows_every_verdict_and_where_it_comes_from(page, built):
     assert "wording of the paper's theorem was not available" in page.text
 
 
+def test_verdicts_on_fewer_seeds_than_registered_are_called_preliminary(page, tmp_path):
+    assert "rest on 8 seeds or more of the 30" in page.text
+    synthetic.save_runs(Store(tmp_path), {"kd": (0.7, 0.4), "sm+tmkd": (0.75, 0.3)}, num_seeds=30)
+    whole = build(Store(tmp_path), studies={})
+    assert "preliminary" not in whole.report.read_text()
+    Store(tmp_path).run_dir(synthetic.content_id(synthetic.experiment("kd", 7))).rename(tmp_path / "away")
+    lacking = build(Store(tmp_path), studies={})
+    assert "rest on 29 seeds or more of the 30" in lacking.report.read_text()
+
+
 def test_the_page_shows_what_simulations_cost(built):
     page = built.report.read_text()
     (table,) = re.findall(r"<table[^>]*><caption>Cost of the simulations.*?</table>", page, re.DOTALL)
