@@ -1,0 +1,38 @@
+"""The published page and the published tables belong together: one judged anew gives the other."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mixkd import archive
+from mixkd.store import Store
+from reports.evidence import load
+from reports.ledger import ledger_sha256
+from reports.verdicts import judge_all
+
+FOLDER = Path(__file__).parents[2] / "reports" / "published"
+
+
+@pytest.fixture(scope="module")
+def published():
+    return json.loads((FOLDER / "verdicts.json").read_text())
+
+
+def test_the_published_verdicts_are_those_of_the_published_runs(published, tmp_path):
+    archive.restore(FOLDER, Store(tmp_path))
+    evidence = load(Store(tmp_path), {})
+    assert evidence.problems == []
+    judged = {item.claim.id: item for item in judge_all(evidence) if item.claim.evidence in ("runs", "benchmarks")}
+    told = {verdict["claim"]: verdict for verdict in published["verdicts"] if verdict["claim"] in judged}
+    assert {key: verdict["verdict"] for key, verdict in told.items()} == {
+        key: item.verdict.verdict for key, item in judged.items()
+    }
+    for key, item in judged.items():
+        assert told[key]["effect"] == pytest.approx(item.verdict.effect, rel=1e-9)
+
+
+def test_the_published_page_is_of_this_ledger_and_a_clean_commit(published):
+    assert published["provenance"]["ledger_sha256"] == ledger_sha256()
+    assert not published["provenance"]["report"]["dirty"]
+    assert published["provenance"]["evidence_sha256"] in (FOLDER / "report.html").read_text()
