@@ -52,7 +52,8 @@ def _git_state() -> tuple[str | None, bool | None]:
             for args in (
                 ["ls-files", "--error-unmatch", Path(__file__).name],  # fails where the checkout is not ours
                 ["rev-parse", "HEAD"],
-                ["status", "--porcelain", "--untracked-files=no"],
+                # Evidence is no source: publishing it makes no other program.
+                ["status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)reports/published"],
             )
         )
     except (OSError, subprocess.SubprocessError):
