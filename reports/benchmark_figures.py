@@ -1,7 +1,6 @@
 """Figures of time and size: they draw numbers that `tables` estimated, and compute none."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import pandas as pd
 
@@ -42,15 +41,8 @@ def _pareto_figure(ways: pd.DataFrame) -> Figure:
         log_sizes(axes, ways["examples_per_s"].round().astype(int).iloc[[0, len(ways) // 2, -1]])
         axes.set(xlabel="texts per second, tokenisation included", ylabel="test score")
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    told = "; ".join(f"{_way(row)} ({_speed_and_score(row)})" for row in front.to_dict("records"))
-    plain = ways[(ways["model"] == "student") & (ways["variant"] == "float32")]
-    beaten = [
-        f"{_way(teacher)} is faster than {_way(student)} and scores higher ({_speed_and_score(teacher)} against "
-        f"{_speed_and_score(student)})"
-        for student in plain.to_dict("records")
-        for teacher in ways[ways["model"] == "teacher"].to_dict("records")
-        if teacher["examples_per_s"] > student["examples_per_s"] and teacher["score"] > student["score"]
-    ]
+    told = "; ".join(f"{tables.way(row)} ({tables.speed_and_score(row)})" for row in front.to_dict("records"))
+    beaten = tables.better_teachers(ways)
     lesson = "; ".join(beaten) or "no way to run the teacher is both faster and better than a student in float32"
     return Figure(
         "pareto",
@@ -63,14 +55,6 @@ def _pareto_figure(ways: pd.DataFrame) -> Figure:
         ways,
         "mixkd bench -k end_to_end",
     )
-
-
-def _way(row: Mapping[Any, Any]) -> str:
-    return f"the {row['num_layers']:g}-layer {row['model']} in {row['variant']}"
-
-
-def _speed_and_score(row: Mapping[Any, Any]) -> str:
-    return f"{number(row['examples_per_s'])} texts/s, {number(row['score'])}"
 
 
 def _size_figure(models: pd.DataFrame) -> Figure:

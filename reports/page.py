@@ -78,6 +78,17 @@ _SECTIONS = (
 )  # fmt: skip
 
 
+#: What a practitioner may do -> the claims that answer it, with limited and with the least data; all about scores.
+_DECISIONS: Mapping[str, tuple[str, str | None]] = {
+    "MixKD (SM+TMKD) rather than fine-tune a small model on the labels": ("E02", "E14"),
+    "MixKD (SM+TMKD) rather than distil without mixup (KD)": ("E01", "E13"),
+    "mixed inputs beside the teacher's answers on the originals (SM+TMKD+KD rather than KD)": ("E17", None),
+    "only the teacher's answers on mixed inputs (TMKD) rather than KD": ("E04", None),
+    "mixup without a teacher (SM) rather than fine-tune on the labels": ("E03", None),
+}
+_ANSWERS = {"supported": "yes", "contradicted": "no", "inconclusive": "not shown", "not run": "not run"}
+
+
 class Built(NamedTuple):
     """What a build wrote and found.
 
@@ -187,6 +198,12 @@ def _render(
             for section in _SECTIONS
         ],
         findings=[item for item in judged if item.claim.evidence in ("runs", "benchmarks")],
+        decisions=[
+            (what, [next((item for item in judged if item.claim.id == key), None) for key in keys])
+            for what, keys in _DECISIONS.items()
+        ],
+        answers=_ANSWERS,
+        rivals=tables.better_teachers(tables.end_to_end(evidence)),
         controls=[item for item in judged if item.claim.family == "control"],
         machinery=[item for item in judged if item.claim.family == "machinery"],
         not_tested=tables.not_tested(evidence),

@@ -1,5 +1,6 @@
 """The numbers behind the figures and tables of the report: estimates with their intervals, as data frames."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from reports.benchmark_files import latest
 from reports.evidence import Evidence, registered_runs
 from reports.setting import SETTING
 from reports.statistics import mean_estimate, share_interval
+from reports.wording import interval, number
 
 
 def run_groups(evidence: Evidence) -> pd.DataFrame:
@@ -137,6 +139,29 @@ def size_latency_score(evidence: Evidence) -> pd.DataFrame:
     estimates = [mean_estimate(score)[:3] if len(score) else (np.nan,) * 3 for score in scores]
     models[columns] = pd.DataFrame(estimates, columns=columns, index=models.index).replace([np.inf, -np.inf], np.nan)
     return models.dropna(subset=["test_score", "p50_s"]).sort_values("num_layers", ignore_index=True)
+
+
+def better_teachers(ways: pd.DataFrame) -> list[str]:
+    """The ways to run a teacher that are faster than a student in float32 and score higher, each in a sentence."""
+    plain = ways[(ways["model"] == "student") & (ways["variant"] == "float32")]
+    return [
+        f"{way(teacher)} is faster than {way(student)} and scores higher ({speed_and_score(teacher)} against "
+        f"{speed_and_score(student)})"
+        for student in plain.to_dict("records")
+        for teacher in ways[ways["model"] == "teacher"].to_dict("records")
+        if teacher["examples_per_s"] > student["examples_per_s"] and teacher["score"] > student["score"]
+    ]
+
+
+def way(row: Mapping[Any, Any]) -> str:
+    """A model and how it is run, in words."""
+    return f"the {row['num_layers']:g}-layer {row['model']} in {row['variant']}"
+
+
+def speed_and_score(row: Mapping[Any, Any]) -> str:
+    """What a way of running a model is worth, in words."""
+    score = f"{number(row['score'])} {interval(row['score_low'], row['score_high'])}"
+    return f"{number(row['examples_per_s'])} texts/s, score {score}"
 
 
 def not_tested(evidence: Evidence) -> list[tuple[str, str]]:

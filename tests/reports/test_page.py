@@ -17,6 +17,7 @@ import reports
 from mixkd.store import Store, UserError
 from reports.ledger import LEDGER, ledger_sha256
 from reports.page import build
+from reports.wording import number
 
 HOSTILE = """--></text></svg>"'><script>alert(1)</script><img src=x onerror=alert(2)>&lt;"""
 
@@ -97,6 +98,19 @@ def test_verdicts_on_fewer_seeds_than_registered_are_called_preliminary(page, tm
     Store(tmp_path).run_dir(synthetic.content_id(synthetic.experiment("kd", 7))).rename(tmp_path / "away")
     lacking = build(Store(tmp_path), studies={})
     assert "rest on 29 seeds or more of the 30" in lacking.report.read_text()
+
+
+def test_the_page_says_what_to_do(built):
+    text = built.report.read_text()
+    section = text[text.index('<h2 id="advice">') : text.index('<h2 id="findings">')]
+    rows = [re.sub("<[^>]*>", " ", row) for row in re.findall("<tr><th scope=.row.*?</tr>", section)]
+    assert len(rows) == 5 and all("yes" in row for row in rows)  # every claim is true
+    judged = {verdict["claim"]: verdict for verdict in json.loads(built.verdicts.read_text())["verdicts"]}
+    for claim, row in zip(("E02", "E01", "E17", "E04", "E03"), rows, strict=True):
+        assert f"yes : {number(100 * judged[claim]['effect'])} [" in row
+    assert sum("no claim" in row for row in rows) == 3
+    beaten = "the 6-layer teacher in onnx-int8 is faster than the 3-layer student in float32 and scores higher"
+    assert f"Before you train a student: {beaten} (450 texts/s" in section
 
 
 def test_the_page_shows_what_simulations_cost(built):
