@@ -16,6 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # a test that asks the hub for something mus
 os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # read when Ray is imported, which a test may do before `mixkd.backends`
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only cost time, here and in subprocesses
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.pop("PYTEST_XDIST_WORKER", None)  # the benchmarks that a test starts are no worker's, and are to be timed
 
 CORPORA = {"movieReviewSnippets": 300, "amazonReviewSnippets": 60, "nytEditorialSnippets": 60, "tweets": 60}
 
