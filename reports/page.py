@@ -58,7 +58,8 @@ _SECTIONS = (
         "amount", "How does it depend on the amount of data?", ("E13", "E14", "E15", "E16"), ("amount", "score-least"),
         _TRAINING,
     ),
-    _Section("translation", "What does back-translation add?", (), ("back-translation",), "mixkd suite standard"),
+    _Section("translation", "What does back-translation add?", (), ("back-translation",), "mixkd suite breadth"),
+    _Section("elsewhere", "Other tasks and depths", (), ("elsewhere",), "mixkd suite breadth"),
     _Section("sensitivity", "How sensitive is it?", (), ("sensitivity",), "mixkd suite sensitivity"),
     _Section(
         "gap", "Does mixup shrink the generalization gap? Trained students", ("E06", "E07"), ("gap", "gap-least"),

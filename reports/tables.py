@@ -170,8 +170,8 @@ def not_tested(evidence: Evidence) -> list[tuple[str, str]]:
     glue = "The paper's own setting: GLUE, BERT-base and students of 6 and 3 layers. It needs a model hub and a GPU."
     tested = {
         (glue, "mixkd suite glue"): runs.get("teacher", "") == "bert-base-uncased",
-        (f"Tasks other than {task}.", "mixkd suite standard"): runs["task"] != task,
-        ("Back-translated examples. They need Apertium or a translation model.", "mixkd suite standard"): (
+        (f"Tasks other than {task}.", "mixkd suite breadth"): runs["task"] != task,
+        ("Back-translated examples. They need Apertium or a translation model.", "mixkd suite breadth"): (
             runs["recipe"].str.endswith("+bt")
         ),
         ("Speed and memory on a GPU.", "mixkd bench"): evidence.benchmarks["device"].astype(str).str.startswith("cuda"),

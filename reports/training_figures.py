@@ -31,6 +31,8 @@ def build(evidence: Evidence) -> Iterator[Figure]:
         yield _share_figure(shares)
     if len(added := training_tables.back_translation(evidence)):
         yield _back_translation_figure(added)
+    if len(others := training_tables.elsewhere(evidence)):
+        yield _elsewhere_figure(others)
     if len(changed := training_tables.sensitivity(evidence)):
         yield _sensitivity_figure(changed)
     if len(moved := training_tables.robustness(evidence)):
@@ -100,7 +102,7 @@ def _share_figure(shares: pd.DataFrame) -> Figure:
         tuple(svgs),
         f"Line chart of the test score over the share of the data. {told}.",
         shares,
-        "mixkd suite standard",
+        "mixkd suite breadth",
     )
 
 
@@ -122,7 +124,40 @@ def _back_translation_figure(added: pd.DataFrame) -> Figure:
         tuple(svgs),
         f"Dot chart of differences. {told}.",
         added,
-        "mixkd suite standard",
+        "mixkd suite breadth",
+        stacked=True,
+    )
+
+
+def _elsewhere_figure(others: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    others = others.assign(
+        place=[
+            f"{row['task']}, {count(int(row['student_layers']), 'layer')}, {row['train_fraction']:.0%}"
+            for row in others.to_dict("records")
+        ]
+    )
+    places = list(dict.fromkeys(others["place"]))
+    references = list(dict.fromkeys(others["reference"]))
+    with panels("elsewhere", svgs, len(references), width=8.0, height=1.2 + 0.3 * len(places)) as grid:
+        for axes, reference in zip(grid, references, strict=True):
+            _marks(axes, others[others["reference"] == reference], "place", places)
+            axes.set(xlabel=f"score minus {name_of(reference)}'s")
+        grid[0].set_yticks(range(len(places)), places)
+        grid[0].invert_yaxis()
+    told = "; ".join(
+        f"it raises the score over {name_of(reference)} in {_raised(others[others['reference'] == reference])}"
+        for reference in references
+    )
+    return Figure(
+        "elsewhere",
+        f"SM+TMKD on other tasks and with other depths: {told}",
+        f"Paired differences with 95 % t intervals over {int(others['num_seeds'].max())} seeds at most; the setting is "
+        "the registered one but for what is named and the number of epochs. No registered claims.",
+        tuple(svgs),
+        f"Dot charts of differences. {effects(others, lambda row: ' minus '.join((row['place'], row['reference'])))}.",
+        others,
+        "mixkd suite breadth",
         stacked=True,
     )
 

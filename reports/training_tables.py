@@ -30,6 +30,10 @@ PATHS = {
 }
 
 
+#: Fields in which a run on another task or with another depth may differ from the registered setting.
+_PLACES = {"task", "student_layers", "num_epochs"}
+
+
 def recipe_seeds(evidence: Evidence, fraction: float = LIMITED) -> pd.DataFrame:
     """Score and gap of every recipe and seed in the registered setting, recipes in their usual order."""
     runs = registered_runs(evidence.runs, fraction)
@@ -66,6 +70,25 @@ def back_translation(evidence: Evidence) -> pd.DataFrame:
     keys = ["train_fraction", "recipe", "seed"]
     differences = _scores(added, keys)["test_score"] - _scores(plain, keys)["test_score"]
     return _contrasts(differences.dropna(), ["train_fraction", "recipe"])
+
+
+def elsewhere(evidence: Evidence) -> pd.DataFrame:
+    """SM+TMKD against KD and FT on other tasks and with other depths, which no claim is about.
+
+    Returns:
+        One row per task, student_layers, train_fraction and reference ("kd", "ft"): effect, low, high, num_seeds.
+    """
+    runs = evidence.runs[evidence.runs["precision"] == "bf16"]
+    changed = [set(str(names).split(", ")) for names in runs["changed"]]
+    runs = runs.loc[[bool(names & {"task", "student_layers"}) and names <= _PLACES for names in changed]]
+    keys = ["task", "student_layers", "train_fraction"]
+    wide = runs.pivot_table(index=[*keys, "seed"], columns="recipe", values="test_score")
+    wide = wide.reindex(columns=["sm+tmkd", "kd", "ft"])
+    found = [
+        _contrasts((wide["sm+tmkd"] - wide[reference]).dropna(), keys).assign(reference=reference)
+        for reference in ("kd", "ft")
+    ]
+    return pd.concat(found, ignore_index=True)
 
 
 def sensitivity(evidence: Evidence) -> pd.DataFrame:

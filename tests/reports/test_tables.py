@@ -46,9 +46,9 @@ def test_what_no_evidence_speaks_of_is_listed_with_its_command(tmp_path):
     def commands():
         return Counter(command for _, command in tables.not_tested(load(store, {})))
 
-    assert commands() == {"mixkd suite glue": 1, "mixkd suite standard": 2, "mixkd bench": 1}
+    assert commands() == {"mixkd suite glue": 1, "mixkd suite breadth": 2, "mixkd bench": 1}
     synthetic.save_runs(store, {"kd": (0.7, 0.3)}, num_seeds=1)  # in the registered setting, which changes nothing
-    assert commands() == {"mixkd suite glue": 1, "mixkd suite standard": 2, "mixkd bench": 1}
+    assert commands() == {"mixkd suite glue": 1, "mixkd suite breadth": 2, "mixkd bench": 1}
     run = synthetic.experiment("kd", task="rte", teacher="bert-base-uncased", augmentation="back-translation")
     store.save_run(synthetic.record(run, {"test_score": 0.6, "generalization_gap": 0.1}))
     assert commands() == {"mixkd bench": 1}

@@ -58,6 +58,15 @@ def test_one_setting_is_changed_at_a_time(store):
     assert found.to_dict() == pytest.approx(expected, abs=3e-4)
 
 
+def test_other_tasks_and_depths_are_held_against_kd_and_ft(evidence):
+    found = training_tables.elsewhere(evidence).set_index(["task", "student_layers", "reference"])["effect"]
+    expected = {
+        ("vader-nyt", 3, "kd"): 0.05, ("vader-nyt", 3, "ft"): 0.03,
+        ("vader-movie", 1, "kd"): -0.05, ("vader-movie", 1, "ft"): -0.07,
+    }  # fmt: skip
+    assert found.to_dict() == pytest.approx(expected, abs=3e-4)
+
+
 def test_other_texts_and_noise_are_held_against_kd_seed_by_seed(evidence):
     found = training_tables.robustness(evidence).set_index(["target", "recipe"])
     assert set(found.index.get_level_values("target")) == {"test texts", "with typing errors", "newspaper"}
