@@ -90,13 +90,14 @@ def _share_figure(shares: pd.DataFrame) -> Figure:
         axes.xaxis.minorticks_off()
         axes.set(xlabel="share of the training data", ylabel="test score (share correct)")
         axes.legend(fontsize=8.5)
-    best = shares.loc[shares.groupby("train_fraction")["mean"].idxmax()].to_dict("records")
+    among = shares[shares["recipe"].isin(drawn)]
+    best = among.loc[among.groupby("train_fraction")["mean"].idxmax()].to_dict("records")
     title = "; ".join(f"{row['train_fraction']:.0%}: {name_of(row['recipe'])} {number(row['mean'])}" for row in best)
     means = shares.rename(columns={"mean": "effect"})
     told = effects(means, lambda row: f"{row['train_fraction']:.0%} {name_of(row['recipe'])}")
     return Figure(
         "amount",
-        f"The highest mean score at each share of the data is that of {title}",
+        f"The highest mean score of the {len(drawn)} recipes, at each share of the data: {title}",
         f"{PLACE}. Means with 95 % t intervals over {int(shares['num_seeds'].min())} to "
         f"{int(shares['num_seeds'].max())} seeds; epochs are such that the number of steps is the same up to 20 %.",
         tuple(svgs),

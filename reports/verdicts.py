@@ -130,7 +130,7 @@ def judge(claim: Claim, outcome: tuple[Result, ...] | Missing, p_support: float,
         p_against: P-value against it, likewise.
     """
     if isinstance(outcome, Missing):
-        reason = f"Not run: {outcome.reason}. Run `{claim.command}`."
+        reason = f"Not run: {outcome.reason}. To run it: {claim.command}."
         return Judged(claim, _verdict(claim, "not run", reason))
     found = decide(p_support, p_against, all(result.holds for result in outcome))
     if found == "contradicted":
