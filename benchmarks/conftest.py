@@ -69,6 +69,7 @@ class Session:
             "p50_s": None, "p90_s": None, "p99_s": None, "examples_per_s": None, "tokens_per_s": None,
             "layer_ratio": teacher_of(subject.model, self.subjects).num_layers / subject.num_layers,
             "speedup_vs_teacher": None, "speedup_low": None, "speedup_high": None, "origin": subject.origin,
+            "train_fraction": subject.train_fraction,
         }  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 """The models that are measured: those of the store's finished runs, else the same architectures built on the spot."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,12 +47,14 @@ class Subject:
         num_layers: Its transformer layers.
         folder: Checkpoint of a finished run; None: to be built.
         task: What it was trained for; None: nothing.
+        train_fraction: Share of the training data that it saw; None: nothing.
     """
 
     model: str
     num_layers: int
     folder: Path | None = None
     task: str | None = None
+    train_fraction: float | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -81,18 +85,22 @@ def find_subjects(store: Store) -> list[Subject]:
     if not students:
         return built_subjects("")
     teacher = max(sorted(students), key=lambda run_id: len(students[run_id]))
-    # Of students with equally many layers, one of the paper's method.
+    # Of students with equally many layers, one of the paper's method, which saw most of the data.
     of_layers: dict[int, Record] = {}
-    for record in sorted(students[teacher], key=lambda record: record.experiment["recipe"] == "sm+tmkd"):
+    for record in sorted(students[teacher], key=lambda record: _rank(record.experiment)):
         of_layers[record.experiment["student_layers"]] = record
     folder, task = store.model_dir(teacher), students[teacher][0].experiment["task"]
     return [
-        Subject("teacher", AutoConfig.from_pretrained(folder).num_hidden_layers, folder, task),
+        Subject("teacher", AutoConfig.from_pretrained(folder).num_hidden_layers, folder, task, 1.0),
         *(
-            Subject("student", layers, store.model_dir(of_layers[layers].run_id), task)
-            for layers in sorted(of_layers, reverse=True)
+            Subject("student", layers, store.model_dir(run.run_id), task, run.experiment["train_fraction"])
+            for layers, run in sorted(of_layers.items(), reverse=True)
         ),
     ]
+
+
+def _rank(experiment: Mapping[str, Any]) -> tuple[bool, float, int]:
+    return experiment["recipe"] == "sm+tmkd", experiment["train_fraction"], -experiment["init_seed"]
 
 
 def built_subjects(prefix: str) -> list[Subject]:

@@ -261,6 +261,7 @@ def publish(output: str = "results", folder: str = PUBLISHED) -> None:
 
     store, to = Store(output), Path(folder)
     counts = archive.publish(store, to)
+    archive.restore(to, store)  # the page is of all that is published, also by others
     built = build(store, to, packed=True)
     archive.publish_paths(store, to, built.drawn_runs)
     print(f"{folder} holds {counts.runs} runs, {counts.benchmarks} files of benchmarks and {built.report.name}")

@@ -98,7 +98,12 @@ def command_line() -> str:
 
 def without_folders(command: str) -> str:
     """A command with the names alone of the files in it: where they lie is of this machine."""
-    return re.sub(r"(^|[\s=])(/\S+)", lambda found: found[1] + Path(found[2]).name, command)
+    try:
+        words = shlex.split(command)
+    except ValueError:  # not of a shell
+        words = command.split()
+    path = r"""(?<![^\s=,\[{("'])/[^,\]})"']*"""
+    return shlex.join(re.sub(path, lambda found: Path(found[0]).name, word) for word in words)
 
 
 def provenance(*, device: str, num_threads: int, seeds: dict[str, int], started_at: datetime) -> Provenance:

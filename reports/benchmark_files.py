@@ -44,6 +44,7 @@ class _Case(BaseModel):
     seconds_per_replicate: float | None = None
     speedup_vs_sklearn: float | None = None
     variant: str = "float32"
+    train_fraction: float | None = None
     metric: str | None = None
     num_examples: int | None = None
     examples_per_s: float | None = None

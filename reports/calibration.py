@@ -27,6 +27,7 @@ from reports.evidence import Evidence, Study, load
 from reports.ledger import LEDGER, ledger_sha256
 from reports.results import estimate, holds
 from reports.samples import Missing, Samples, samples
+from reports.setting import NUM_SEEDS
 from reports.statistics import Estimate, Interval
 from reports.verdicts import claim_p_values, decide, family_p_values
 from theory.studies import CLAIM_STUDIES, PILOT_SEED, STUDIES, pilot_of
@@ -35,7 +36,6 @@ Kind = Literal["null", "effect"]
 
 #: Null worlds are many, because Holm's procedure errs in nearly 5 % of them by construction.
 NUM_WORLDS: Mapping[Kind, int] = {"null": 10_000, "effect": 1_000}
-NUM_SEEDS = 30
 
 
 @dataclass(frozen=True)

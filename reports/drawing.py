@@ -131,13 +131,17 @@ def _inline(svg: str, prefix: str) -> str:
     view_box = re.search(r'viewBox="[^"]*"', head)
     assert view_box is not None
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", body)
-    body = re.sub(r"font(-family)?: [^;\"]*'[^;\"]*", _font, body)
     for drawn, css in _CSS.items():
         body = body.replace(drawn, css)
-    # A hundredth of a point is not seen; texts, such as the numbers at an axis, stay as they are.
-    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), body)
+    body = re.sub(r"<[^>]*>", _tag, body)  # not the texts between them
     body = re.sub(r"\n\s+", "\n", body)
     return f'<svg {view_box[0]} aria-hidden="true" focusable="false">{body}'
+
+
+def _tag(match: re.Match[str]) -> str:
+    """A tag without its font, and without digits that nobody sees: a hundredth of a point."""
+    tag = re.sub(r"font(-family)?: [^;\"]*'[^;\"]*", _font, match[0])
+    return re.sub(r"(\.\d\d)\d+", r"\1", tag)
 
 
 def _font(match: re.Match[str]) -> str:

@@ -176,13 +176,17 @@ def _paths(store: Store, runs: pd.DataFrame, problems: list[Problem]) -> pd.Data
     chosen = registered_runs(runs).assign(file=lambda found: found["run_id"].map(store.interpolation_path))
     chosen = chosen[chosen["recipe"].isin(PATH_RECIPES) & chosen["file"].map(Path.exists).astype(bool)]
     seeds = chosen.groupby(["init_seed", "data_seed"])
-    complete = [group for _, group in seeds if set(group["recipe"]) == set(PATH_RECIPES)]
+    complete = [group.drop_duplicates("recipe") for _, group in seeds if set(group["recipe"]) == set(PATH_RECIPES)]
     frames: list[pd.DataFrame] = []
     for row in complete[0].to_dict("records") if complete else ():
         try:
             frame = pd.read_parquet(row["file"])
             if lacking := _PATH_COLUMNS - set(frame.columns):
                 raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+            numbers = frame[["lam", "x", "y", "distance_to_segment"]].to_numpy(dtype=float)
+            is_path = frame["pair"].notna().to_numpy()
+            if not np.isfinite(numbers[is_path]).all() or not (numbers[is_path, 0] == 0.5).any():
+                raise ValueError("a number is missing, or there is no step half-way")
         except (OSError, ValueError) as error:
             problems.append(Problem(row["file"], f"cannot be read as paths between two texts: {error}"))
             continue

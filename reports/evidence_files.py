@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shutil
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,8 @@ def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], packed: bool)
             temporary.mkdir()
             for name, content in files.items():
                 (temporary / name).write_bytes(content)
+    other = folder / (FOLDER if packed else ARCHIVE)  # of an earlier page, to which it belonged
+    shutil.rmtree(other) if other.is_dir() else other.unlink(missing_ok=True)
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
         digest.update(name.encode() + b"\0" + content)
@@ -67,5 +70,5 @@ def _csv(table: pd.DataFrame) -> bytes:
     try:
         csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), buffer)
         return buffer.getvalue()
-    except pa.ArrowException:
+    except (pa.ArrowException, OverflowError):
         return table.to_csv(index=False).encode()

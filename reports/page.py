@@ -256,8 +256,8 @@ def _summary(built: Built, judged: list[Judged]) -> list[str]:
     seeds = {item.verdict.num_samples for item in judged if item.claim.command == _TRAINING and item.results}
     if seeds and min(seeds) < NUM_SEEDS:
         sentences.append(
-            f"Claims about training rest on {min(seeds)} seeds or more of the {NUM_SEEDS} that {_TRAINING} asks for: "
-            "until all are there, their verdicts are preliminary."
+            f"Claims about training rest on {wording.count(min(seeds), 'seed')} or more of the {NUM_SEEDS} that "
+            f"{_TRAINING} asks for: until all are there, their verdicts are preliminary."
         )
     if controls:
         sentences.append(

@@ -195,7 +195,7 @@ def sign_flip(arm: ArrayLike, reference: ArrayLike, side: str) -> float:
     if side == "below":
         differences = -differences
     n = len(differences)
-    if n < 2:
+    if n < 2 or not np.isfinite(differences).all():
         return 1.0
     if 2**n <= _NUM_SIGN_FLIPS:
         swapped: Array = np.arange(2**n)[:, None] >> np.arange(n) & 1

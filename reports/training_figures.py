@@ -1,6 +1,7 @@
 """Figures of trained students: they draw numbers that `training_tables` estimated, and compute none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -12,6 +13,7 @@ from reports.evidence import Evidence
 from reports.setting import LEAST, LIMITED, PLACE
 from reports.wording import count, effects, interval, name_of, number, recipe_and_target
 
+_NOT_CORRECTED = "The intervals are not corrected for their number."
 _SETTINGS = {
     "beta_alpha": "a of Beta(a, a)",
     "mix_ratio": "mixed per original",
@@ -65,7 +67,7 @@ def _recipe_figure(seeds: pd.DataFrame, measure: str, fraction: float) -> Figure
         f"With {fraction:.0%} of the data, {name_of(winner['recipe'])} has the {best} mean {name}, "
         f"{number(winner['mean'])}, of {count(len(summary), 'recipe')}",
         f"{PLACE}, {fraction:.0%} of the training data. Grey: every seed, joined across recipes. Coloured: mean with "
-        f"its 95 % t interval over {count(int(summary['num_seeds'].max()), 'seed')}; recipes share their seeds, so "
+        f"its 95 % t interval over {_seeds(summary)}; recipes share their seeds, so "
         "intervals of means may meet where the paired difference is clear.",
         tuple(svgs),
         f"Dot chart of the {name} per recipe. {values}.",
@@ -98,8 +100,8 @@ def _share_figure(shares: pd.DataFrame) -> Figure:
     return Figure(
         "amount",
         f"The highest mean score of the {len(drawn)} recipes, at each share of the data: {title}",
-        f"{PLACE}. Means with 95 % t intervals over {int(shares['num_seeds'].min())} to "
-        f"{int(shares['num_seeds'].max())} seeds; epochs are such that the number of steps is the same up to 20 %.",
+        f"{PLACE}. Means with 95 % t intervals over {_seeds(shares)}; epochs are such that "
+        "the number of steps is the same up to 20 %.",
         tuple(svgs),
         f"Line chart of the test score over the share of the data. {told}.",
         shares,
@@ -120,8 +122,8 @@ def _back_translation_figure(added: pd.DataFrame) -> Figure:
     told = effects(added, lambda row: f"{name_of(row['recipe'])} at {row['train_fraction']:.0%}")
     return Figure(
         "back-translation",
-        f"Back-translated examples raise the score in {_raised(added)}",
-        f"{PLACE}. Paired differences with 95 % t intervals over {int(added['num_seeds'].max())} seeds at most.",
+        f"Score with back-translated examples minus without: {_raised(added)}",
+        f"{PLACE}. Paired differences with 95 % t intervals over {_seeds(added)}. {_NOT_CORRECTED}",
         tuple(svgs),
         f"Dot chart of differences. {told}.",
         added,
@@ -132,12 +134,7 @@ def _back_translation_figure(added: pd.DataFrame) -> Figure:
 
 def _elsewhere_figure(others: pd.DataFrame) -> Figure:
     svgs: list[str] = []
-    others = others.assign(
-        place=[
-            f"{row['task']}, {count(int(row['student_layers']), 'layer')}, {row['train_fraction']:.0%}"
-            for row in others.to_dict("records")
-        ]
-    )
+    others = others.assign(place=[_place(row) for row in others.to_dict("records")])
     places = list(dict.fromkeys(others["place"]))
     references = list(dict.fromkeys(others["reference"]))
     with panels("elsewhere", svgs, len(references), width=8.0, height=1.2 + 0.3 * len(places)) as grid:
@@ -147,16 +144,15 @@ def _elsewhere_figure(others: pd.DataFrame) -> Figure:
         grid[0].set_yticks(range(len(places)), places)
         grid[0].invert_yaxis()
     told = "; ".join(
-        f"it raises the score over {name_of(reference)} in {_raised(others[others['reference'] == reference])}"
-        for reference in references
+        f"minus {name_of(reference)} {_raised(others[others['reference'] == reference])}" for reference in references
     )
     return Figure(
         "elsewhere",
-        f"SM+TMKD on other tasks and with other depths: {told}",
-        f"Paired differences with 95 % t intervals over {int(others['num_seeds'].max())} seeds at most; the setting is "
-        "the registered one but for what is named and the number of epochs. No registered claims.",
+        f"SM+TMKD's score on other tasks and with other depths: {told}",
+        f"Paired differences with 95 % t intervals over {_seeds(others)}; the setting is the "
+        f"registered one but for what is named. {_NOT_CORRECTED} No registered claims.",
         tuple(svgs),
-        f"Dot charts of differences. {effects(others, lambda row: ' minus '.join((row['place'], row['reference'])))}.",
+        f"Dot charts of differences. {effects(others, _place_and_reference)}.",
         others,
         "mixkd suite breadth",
         stacked=True,
@@ -191,7 +187,7 @@ def _sensitivity_figure(changed: pd.DataFrame) -> Figure:
         f"Of all single changes to SM+TMKD, {_SETTINGS[best['setting']]} = {best['value']:g} helps most: "
         f"{number(best['effect'])} {interval(best['low'], best['high'])} over its default",
         f"{PLACE}, {changed['train_fraction'].min():.0%} of the training data. One setting is changed at a time. "
-        f"Paired differences with 95 % t intervals over {int(changed['num_seeds'].max())} seeds; KD has the same "
+        f"Paired differences with 95 % t intervals over {_seeds(changed)}; KD has the same "
         "learning rate. The best of so many is not a test.",
         tuple(svgs),
         f"Line charts of differences in score. {told}.",
@@ -217,7 +213,7 @@ def _robustness_figure(moved: pd.DataFrame) -> Figure:
         "robustness",
         f"SM+TMKD's score minus KD's: {told}" if told else "Scores minus KD's under noise and on other texts",
         f"{PLACE}, {LIMITED:.0%} of the training data; trained on movie sentences, tested on others and with noise. "
-        f"Paired differences with 95 % t intervals over {int(moved['num_seeds'].max())} seeds; no registered claims.",
+        f"Paired differences with 95 % t intervals over {_seeds(moved)}; no registered claims.",
         tuple(svgs),
         f"Dot charts of differences in score. {effects(moved, recipe_and_target)}.",
         moved,
@@ -234,8 +230,21 @@ def _marks(axes: Axes, rows: pd.DataFrame, column: str, places: list[str]) -> No
     axes.axvline(0, color=INK, linewidth=0.8)
 
 
+def _place(row: Mapping[Any, Any]) -> str:
+    layers = count(int(row["student_layers"]), "layer") if row["student_layers"] else "all layers"
+    return f"{row['task']}, {layers}, {row['train_fraction']:.0%}, {count(int(row['num_epochs']), 'epoch')}"
+
+
+def _place_and_reference(row: Mapping[Any, Any]) -> str:
+    return f"{row['place']}, minus {name_of(row['reference'])}"
+
+
+def _seeds(rows: pd.DataFrame) -> str:
+    """How many seeds the rows of a table have."""
+    least, most = int(rows["num_seeds"].min()), int(rows["num_seeds"].max())
+    return count(most, "seed") if least == most else f"{least} to {count(most, 'seed')}"
+
+
 def _raised(rows: pd.DataFrame) -> str:
-    return (
-        f"{(rows['low'] > 0).sum()} of {len(rows)} cases and lower it in {(rows['high'] < 0).sum()} "
-        "(95 % intervals, not corrected for their number)"
-    )
+    above, below = (rows["low"] > 0).sum(), (rows["high"] < 0).sum()
+    return f"above zero in {above} of {count(len(rows), 'case')}, below in {below}"

@@ -76,12 +76,14 @@ def elsewhere(evidence: Evidence) -> pd.DataFrame:
     """SM+TMKD against KD and FT on other tasks and with other depths, which no claim is about.
 
     Returns:
-        One row per task, student_layers, train_fraction and reference ("kd", "ft"): effect, low, high, num_seeds.
+        One row per task, student_layers (0: all), train_fraction, num_epochs and reference ("kd", "ft"): effect, low,
+        high, num_seeds.
     """
     runs = evidence.runs[evidence.runs["precision"] == "bf16"]
     changed = [set(str(names).split(", ")) for names in runs["changed"]]
     runs = runs.loc[[bool(names & {"task", "student_layers"}) and names <= _PLACES for names in changed]]
-    keys = ["task", "student_layers", "train_fraction"]
+    keys = ["task", "student_layers", "train_fraction", "num_epochs"]
+    runs = runs.reindex(columns=[*keys, "seed", "recipe", "test_score"]).fillna({"student_layers": 0, "num_epochs": 0})
     wide = runs.pivot_table(index=[*keys, "seed"], columns="recipe", values="test_score")
     wide = wide.reindex(columns=["sm+tmkd", "kd", "ft"])
     found = [
@@ -175,7 +177,7 @@ def _against(evidence: Evidence, targets: Mapping[str, str], reference: str) -> 
             continue
         wide = runs.pivot_table(index="seed", columns="recipe", values=column)
         if reference in wide:
-            others = wide.drop(columns=reference).sub(wide[reference], axis="index").stack()
+            others = wide.drop(columns=reference).sub(wide[reference], axis="index").stack().dropna()
             differences = pd.Series(others, dtype=float).rename_axis(["seed", "recipe"])
             found.append(_contrasts(differences, ["recipe"]).assign(target=words))
     columns = ["target", "recipe", "effect", "low", "high", "num_seeds"]

@@ -15,6 +15,7 @@ EXTRA_INFO = {
     "kind", "model", "num_layers", "batch_size", "sequence_length", "num_parameters", "num_embedding_parameters",
     "size_bytes", "flops", "peak_memory_bytes", "num_threads", "dtype", "device", "p50_s", "p90_s", "p99_s",
     "examples_per_s", "tokens_per_s", "layer_ratio", "speedup_vs_teacher", "speedup_low", "speedup_high", "origin",
+    "train_fraction",
 }  # fmt: skip
 
 

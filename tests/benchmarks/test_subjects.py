@@ -53,7 +53,7 @@ def test_models_of_bert_bases_shape_have_a_teacher_of_their_own():
 def test_the_store_gives_the_teacher_of_the_students_and_one_student_per_number_of_layers(tiny_store):
     store = tiny_store.store
     teacher, *students = find_subjects(store)
-    assert teacher == Subject("teacher", 4, store.model_dir(tiny_store.teacher), "vader-movie")
+    assert teacher == Subject("teacher", 4, store.model_dir(tiny_store.teacher), "vader-movie", 1.0)
     assert [student.key for student in students] == [("student", 2), ("student", 1)]
     assert students[0].folder in [store.model_dir(run_id) for run_id in tiny_store.students[:2]]
     assert students[1].folder == store.model_dir(tiny_store.students[2])
@@ -109,3 +109,22 @@ def test_texts_are_the_same_at_every_call_and_differ_within_a_batch():
     assert (first["input_ids"] == second["input_ids"]).all()
     assert len(first["input_ids"].unique(dim=0)) == 4
     assert first["attention_mask"].all()
+
+
+def test_of_several_students_the_one_of_the_paper_s_method_that_saw_most_is_measured(tiny_store, tmp_path):
+    import shutil
+
+    from mixkd.store import Store, content_id
+
+    store = Store(tmp_path)
+    student = next(record for record in tiny_store.store.runs()[0] if record.run_id == tiny_store.students[0])
+    shutil.copytree(tiny_store.store.run_dir(tiny_store.teacher), store.run_dir(tiny_store.teacher))
+    for recipe, fraction, seed in (("ft", 1.0, 0), ("sm+tmkd", 0.1, 0), ("sm+tmkd", 0.5, 1), ("sm+tmkd", 0.5, 0)):
+        changes = {"recipe": recipe, "train_fraction": fraction, "init_seed": seed}
+        kept = {name: value for name, value in student.experiment.items() if not name.endswith("_weight")}
+        experiment = kept | changes
+        run_id = content_id(experiment)
+        store.save_run(student.model_copy(update={"run_id": run_id, "experiment": experiment}))
+        shutil.copytree(tiny_store.store.model_dir(student.run_id), store.model_dir(run_id))
+    _, measured = find_subjects(store)
+    assert measured.folder == store.model_dir(run_id) and measured.train_fraction == 0.5

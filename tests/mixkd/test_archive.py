@@ -82,6 +82,11 @@ def test_what_a_store_has_is_not_overwritten(store, tmp_path):
         ("mixkd suite full --output /home/me/results --jobs 2", "mixkd suite full --output results --jobs 2"),
         ("mixkd train --data_dir=/data/mine/", "mixkd train --data_dir=mine"),
         ("mixkd train --teacher org/bert", "mixkd train --teacher org/bert"),
+        ("mixkd suite full --output '/home/jane doe/store'", "mixkd suite full --output store"),
+        ("mixkd train '--data_dir=/home/jane doe/mine'", "mixkd train --data_dir=mine"),
+        ("mixkd bench --store /a/b,/c/d '[/e/f]'", "mixkd bench --store b,d '[f]'"),
+        ("mixkd theory --scheduler tcp://host:1", "mixkd theory --scheduler tcp://host:1"),
+        ("mixkd it's broken /home/me", "mixkd 'it'\"'\"'s' broken me"),
     ],
 )
 def test_no_folder_of_the_machine_is_published(tmp_path, command, published):
@@ -138,3 +143,11 @@ def test_the_commands(store, tmp_path, capsys):
     assert Store(tmp_path / "other").runs() == store.runs()
     assert main(["restore", "--output", str(tmp_path / "other"), "--folder", str(tmp_path)]) == 2
     assert "mixkd publish" in capsys.readouterr().err
+
+
+def test_the_page_is_of_all_that_is_published(store, tmp_path):
+    publish(store, tmp_path / "published")
+    other = Store(tmp_path / "other")
+    other.save_run(record(7))
+    assert main(["publish", "--output", str(other.root), "--folder", str(tmp_path / "published")]) == 0
+    assert len(other.runs()[0]) == 4

@@ -124,7 +124,7 @@ def test_pilots_are_not_counted_as_left_over(tmp_path):
     assert load(store, synthetic.STUDIES).num_unregistered == 0
 
 
-@pytest.mark.parametrize("content", ["torn", "other columns"])
+@pytest.mark.parametrize("content", ["torn", "other columns", "texts", "no half", "no number"])
 def test_paths_between_texts_that_cannot_be_read_are_named(tmp_path, content):
     store = Store(tmp_path)
     synthetic.save_runs(store, synthetic.GOOD_RUNS, num_seeds=1)
@@ -132,8 +132,14 @@ def test_paths_between_texts_that_cannot_be_read_are_named(tmp_path, content):
     path = store.interpolation_path(synthetic.content_id(synthetic.experiment("kd")))
     if content == "torn":
         path.write_bytes(path.read_bytes()[:100])
-    else:
+    elif content == "other columns":
         pd.DataFrame({"lam": [0.5]}).to_parquet(path)
+    else:
+        frame = pd.read_parquet(path)
+        column, value = {"texts": ("x", "a"), "no half": ("lam", 0.4), "no number": ("distance_to_segment", None)}[
+            content
+        ]
+        frame.assign(**{column: value}).to_parquet(path)
     evidence = load(store, synthetic.STUDIES)
     assert [problem.path for problem in evidence.problems] == [path.relative_to(store.root)]
     assert set(evidence.paths["recipe"]) == {"ft", "sm+tmkd", "teacher"}

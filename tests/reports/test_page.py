@@ -15,6 +15,7 @@ import synthetic
 
 import reports
 from mixkd.store import Store, UserError
+from reports.evidence_files import write_tables
 from reports.ledger import LEDGER, ledger_sha256
 from reports.page import build
 from reports.wording import number
@@ -161,7 +162,7 @@ def test_every_text_of_every_record_is_escaped(tmp_path):
     )
     for seed, recipe in itertools.product(range(2), ("kd", "sm+tmkd", HOSTILE)):
         run = synthetic.record(
-            synthetic.experiment(recipe, seed, train_fraction=0.05, augmentation=HOSTILE),
+            synthetic.experiment(recipe, seed, task=HOSTILE, num_epochs=18),
             {"test_score": 0.5 + 0.1 * seed, "generalization_gap": 1.0, "teacher_test_score": 0.9},
         )
         store.save_run(run.model_copy(update={"provenance": provenance}))
@@ -228,6 +229,19 @@ def test_tables_can_be_packed(tmp_path):
     assert {link for link in links if not link.startswith("#")} == {"evidence.tar.xz"}
     digests = [json.loads(built.verdicts.read_text())["provenance"]["evidence_sha256"] for built in (loose, packed)]
     assert digests[0] == digests[1] and digests[0] in loose.report.read_text()
+
+
+def test_tables_in_the_other_form_do_not_stay(tmp_path):
+    store = Store(tmp_path)
+    for packed in (False, True, False):
+        built = build(store, studies={}, packed=packed)
+        assert [path.name for path in tmp_path.glob("evidence*")] == [built.evidence.name]
+
+
+def test_numbers_that_arrow_does_not_have_are_written_all_the_same(tmp_path):
+    write_tables(tmp_path, {"a": pd.DataFrame({"seed": [2**70, 1]}), "b": pd.DataFrame({"x": [1, "é"]})}, packed=False)
+    assert (tmp_path / "evidence" / "a.csv").read_text() == f"seed\n{2**70}\n1\n"
+    assert (tmp_path / "evidence" / "b.csv").read_text() == "x\n1\né\n"
 
 
 def test_another_output_leaves_the_store_as_it_is(tmp_path):

@@ -33,5 +33,5 @@ def test_the_published_numbers_are_those_of_the_published_runs(published, tmp_pa
 
 def test_the_published_page_is_of_this_ledger_and_a_clean_commit(published):
     assert published["provenance"]["ledger_sha256"] == ledger_sha256()
-    assert not published["provenance"]["report"]["dirty"]
+    assert published["provenance"]["report"]["dirty"] is False
     assert published["provenance"]["evidence_sha256"] in (FOLDER / "report.html").read_text()

@@ -6,7 +6,7 @@ import pytest
 
 from mixkd.experiment import Experiment
 from mixkd.suite import load_suite
-from reports.setting import EPOCHS, LEAST, LIMITED, deviations, registered_precision
+from reports.setting import EPOCHS, LEAST, LIMITED, NUM_SEEDS, deviations, registered_precision
 
 CHANGES = {
     "task": "vader-nyt", "train_fraction": 0.3, "augmentation": "word-dropout", "teacher": "other",
@@ -57,3 +57,7 @@ def test_a_run_that_differs_in_one_field_is_not_registered(name):
 
 def test_teachers_are_not_registered():
     assert registered_precision(load_suite("full").stages()[0][0].identity()) is None
+
+
+def test_the_suite_full_has_the_registered_number_of_seeds():
+    assert {experiment.init_seed for experiment in load_suite("full").expand()} == set(range(NUM_SEEDS))

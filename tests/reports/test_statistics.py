@@ -177,3 +177,7 @@ def test_ratio_needs_a_positive_denominator():
         1,
         1,
     )
+
+
+def test_sign_flip_of_what_is_not_known_says_nothing():
+    assert statistics.sign_flip([2.0, np.nan, 3.0], [1.0, 1.0, 1.0], "above") == 1

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic
 
@@ -49,11 +50,58 @@ def test_what_no_evidence_speaks_of_is_listed_with_its_command(tmp_path):
     assert commands() == {"mixkd suite glue": 1, "mixkd suite breadth": 2, "mixkd bench": 1}
     synthetic.save_runs(store, {"kd": (0.7, 0.3)}, num_seeds=1)  # in the registered setting, which changes nothing
     assert commands() == {"mixkd suite glue": 1, "mixkd suite breadth": 2, "mixkd bench": 1}
-    run = synthetic.experiment("kd", task="rte", teacher="bert-base-uncased", augmentation="back-translation")
+    run = synthetic.experiment("kd", teacher="bert-base-uncased", augmentation="back-translation")
+    store.save_run(synthetic.record(run, {"test_score": 0.6, "generalization_gap": 0.1}))
+    assert commands() == {"mixkd suite glue": 1, "mixkd suite breadth": 1, "mixkd bench": 1}
+    run = synthetic.experiment("kd", task="rte", teacher="bert-base-uncased")
     store.save_run(synthetic.record(run, {"test_score": 0.6, "generalization_gap": 0.1}))
     assert commands() == {"mixkd bench": 1}
     bench = synthetic.benchmark_file()
-    bench["benchmarks"][0]["extra_info"]["device"] = "cuda:0"
+    case = bench["benchmarks"][0]["extra_info"]
     store.benchmarks_dir.mkdir()
-    (store.benchmarks_dir / "bench.json").write_text(json.dumps(bench))
-    assert not commands()
+    for device, not_run, is_tested in (
+        ("cuda", "no such device", False), ("cpu", None, False), ("NVIDIA H200", None, True),
+    ):  # fmt: skip
+        case |= {"device": device, "not_run": not_run}
+        (store.benchmarks_dir / "bench.json").write_text(json.dumps(bench))
+        assert bool(commands()) != is_tested
+
+
+def ways(**changes):
+    row = {"num_layers": 3, "train_fraction": None, "file": "a.json", "variant": "float32"}
+    teacher = {"model": "teacher", "variant": "onnx", "num_layers": 6, "examples_per_s": 450.0, "score": 0.86}
+    teacher |= {"speedup_low": 2.2, "speedup_high": 2.3, "score_low": 0.84, "score_high": 0.88}
+    student = {"model": "student", "examples_per_s": 400.0, "score": 0.8}
+    student |= {"speedup_low": 1.9, "speedup_high": 2.1, "score_low": 0.78, "score_high": 0.82}
+    return pd.DataFrame([row | teacher | changes, row | student])
+
+
+def test_a_teacher_beats_a_student_only_in_one_run_and_beyond_both_intervals():
+    (beaten,) = tables.better_teachers(ways())
+    assert beaten == (
+        "the 6-layer teacher in onnx is faster than the 3-layer student in float32 and scores higher "
+        "(450 texts/s, score 0.860 [0.840, 0.880] against 400 texts/s, score 0.800 [0.780, 0.820])"
+    )
+    for lacking in ({"file": "b.json"}, {"speedup_low": 2.0}, {"score_low": 0.81}, {"score_low": np.nan}):
+        assert tables.better_teachers(ways(**lacking)) == []
+
+
+def test_a_student_is_named_with_what_it_saw_and_a_score_without_interval_has_none():
+    row = ways().to_dict("records")[1] | {"train_fraction": 0.1, "score_low": np.nan}
+    assert tables.way(row) == "the 3-layer student of 10% of the data in float32"
+    assert tables.speed_and_score(row) == "400 texts/s, score 0.800"
+
+
+def test_fronts_are_those_of_one_machine(tmp_path):
+    store = Store(tmp_path)
+    store.benchmarks_dir.mkdir()
+    for number, device in enumerate(("cpu", "NVIDIA H200")):
+        bench = synthetic.benchmark_file()
+        for case in bench["benchmarks"]:
+            case["extra_info"] |= {"device": device}
+            if "examples_per_s" in case["extra_info"]:
+                case["extra_info"]["examples_per_s"] *= 1 + 99 * number
+        (store.benchmarks_dir / f"{number}.json").write_text(json.dumps(bench))
+    found = tables.end_to_end(load(store, {}))
+    front = found[found["on_front"]].groupby("device")["variant"].apply(list)
+    assert front["cpu"] == front["NVIDIA H200"] == ["float32", "onnx-int8", "onnx-int8"]

@@ -1,5 +1,7 @@
 """Tables of trained students, on runs whose truth is known."""
 
+import shutil
+
 import numpy as np
 import pytest
 import synthetic
@@ -103,3 +105,21 @@ def test_paths_are_drawn_of_a_seed_that_has_them_all(tmp_path):
     store.interpolation_path(synthetic.content_id(synthetic.experiment("kd"))).unlink()
     evidence = load(store, synthetic.STUDIES)
     assert evidence.paths.empty and evidence.problems == []
+
+
+def test_a_seed_without_its_partner_leaves_the_others_paired(tmp_path):
+    store = Store(tmp_path)
+    synthetic.save_runs(store, synthetic.GOOD_RUNS, num_seeds=4)
+    shutil.rmtree(store.run_dir(synthetic.content_id(synthetic.experiment("sm+tmkd", 2))))
+    found = training_tables.robustness(load(store, {})).set_index(["target", "recipe"])
+    assert found.loc[("test texts", "sm+tmkd"), "num_seeds"] == 3 and found.notna().all(axis=None)
+
+
+def test_elsewhere_runs_of_different_length_are_not_paired(tmp_path):
+    store = Store(tmp_path)
+    for seed in range(3):
+        for recipe, epochs, score in (("kd", 18, 0.7), ("sm+tmkd", 18, 0.7), ("kd", 1, 0.5)):
+            run = synthetic.experiment(recipe, seed, task="vader-nyt", num_epochs=epochs)
+            store.save_run(synthetic.record(run, {"test_score": score + 0.01 * seed, "generalization_gap": 0.1}))
+    (row,) = training_tables.elsewhere(load(store, {})).to_dict("records")
+    assert (row["num_epochs"], row["effect"], row["num_seeds"]) == (18, pytest.approx(0), 3)
