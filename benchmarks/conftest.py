@@ -225,6 +225,7 @@ def pytest_benchmark_update_json(output_json: dict[str, Any]) -> None:
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     machine_info["versions"] = _provenance().versions
+    machine_info.pop("node", None)  # its name is nobody's business, and files are published
 
 
 def pytest_benchmark_update_commit_info(commit_info: dict[str, Any]) -> None:

@@ -118,6 +118,7 @@ def test_the_commit_is_that_of_the_code_not_of_the_folder_pytest_ran_in(measured
     here = provenance(device="cpu", num_threads=1, seeds={}, started_at=now())
     assert measured[0]["commit_info"]["id"] == here.commit
     assert measured[0]["machine_info"]["versions"] == here.versions
+    assert "node" not in measured[0]["machine_info"]
 
 
 def test_without_the_device_that_was_asked_for_nothing_is_measured_and_the_json_says_why(tmp_path, tiny_store):
