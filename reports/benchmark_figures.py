@@ -43,13 +43,13 @@ def _pareto_figure(ways: pd.DataFrame) -> Figure:
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     told = "; ".join(f"{tables.way(row)} ({tables.speed_and_score(row)})" for row in front.to_dict("records"))
     beaten = tables.better_teachers(ways)
-    lesson = "; ".join(beaten) or "no way to run the teacher is both faster and better than a student in float32"
+    lesson = "; ".join(beaten) or "no way to run the teacher beats a student in float32 beyond both intervals"
     return Figure(
         "pareto",
-        f"Nothing is both faster and better than {told}",
+        f"By point estimates, nothing that was measured is both faster and better than {told}",
         f"Every model in every way to run it, over {ways['num_examples'].max():,.0f} test texts in batches of "
-        f"{ways['batch_size'].max():g}, padded to the longest. Bars: Wilson's 95 % interval of the score. "
-        f"{lesson[0].upper()}{lesson[1:]}.",
+        f"{ways['batch_size'].max():g}, padded to the longest; the student is SM+TMKD. Grey: what nothing beats. "
+        f"Bars: Wilson's 95 % interval of the score. {lesson[0].upper()}{lesson[1:]}.",
         tuple(svgs),
         f"Scatter chart of score against texts per second. {told}.",
         ways,
@@ -109,7 +109,8 @@ def _training_figure(ratios: pd.DataFrame) -> Figure:
         grid[0].invert_yaxis()
     plain = ratios[ratios["model"].isin(["kd", "sm+tmkd"]) & ratios["beside"].isin(["textbrewer", "torchdistill"])]
     told = "; ".join(
-        f"{row['model']} is {number(row['ratio'])} {interval(row['low'], row['high'])} times as fast as {row['beside']}"
+        f"{row['model']} ({row['dtype']}) is {number(row['ratio'])} {interval(row['low'], row['high'])} times as fast "
+        f"as KD by {row['beside']} (float32)"
         for row in plain.to_dict("records")
     )
     first = ratios.to_dict("records")[0]
@@ -118,8 +119,8 @@ def _training_figure(ratios: pd.DataFrame) -> Figure:
         f"Training, {told}" if told else "Training with one thing changed at a time",
         f"Steps of {first['batch_size']:g} texts of at most {first['sequence_length']:g} tokens, "
         f"{first['num_layers']:g} layers, on {first['device']} with {count(int(first['num_threads']), 'thread')}; "
-        "ratios of medians over interleaved rounds with bootstrap 95 % intervals. A name with a dash is the recipe "
-        "with one thing changed.",
+        "ratios of medians over interleaved rounds with bootstrap 95 % intervals. A name with a dash is the "
+        "training with one thing changed.",
         tuple(svgs),
         f"Dot chart of speeds. {told}.",
         ratios.drop(columns="times_as_fast"),

@@ -91,7 +91,8 @@ def _bounds(data: pd.DataFrame) -> Figure:
         "bounds",
         title,
         f"One-sided bounds T0 to T3 over {replicates(data)}, with Clopper and Pearson's 95 % intervals; the line is "
-        "what the bounds promise. Where a bound is far above what it bounds, a wrong constant cannot be seen.",
+        "what the bounds promise. Where a bound is far above what it bounds, a wrong constant cannot be seen; in coin "
+        "complexities and discrepancy vanish, so that only the largest loss M can be wrong there.",
         tuple(svgs),
         f"Dot chart of coverage. {told}.",
         data,

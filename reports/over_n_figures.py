@@ -147,7 +147,7 @@ def _sample_sizes(data: pd.DataFrame) -> Figure:
 
 def _identification(data: pd.DataFrame) -> Figure:
     svgs: list[str] = []
-    names = {"S0": "originals alone", "S3": "with one mixup per pair"}
+    names = {"S0": "originals alone", "S3": "originals with one mixup per pair"}
     with panel("identification", svgs, width=5.6) as axes:
         for arm, rows in data.groupby("arm"):
             k = list(ARMS).index(str(arm))
@@ -162,8 +162,10 @@ def _identification(data: pd.DataFrame) -> Figure:
         for arm, rows in data.groupby("arm")
         if (rows["median"] < 1e-8).any()
     }
-    told = "; ".join(f"{names[str(arm)]}, from n = {n}" for arm, n in found.items())
-    title = f"A quadratic in six dimensions is found {told}" if told else "No number of originals finds the quadratic"
+    told = ", ".join(f"{names[str(arm)]} from n = {n}" for arm, n in found.items())
+    title = (
+        f"A quadratic in six dimensions is found by {told}" if told else "No number of originals finds the quadratic"
+    )
     return Figure(
         "identification",
         title,

@@ -26,7 +26,7 @@ from reports.setting import LEAST, LIMITED, NUM_SEEDS, SETTING
 from reports.verdicts import Judged, judge_all
 
 #: Outcome -> its sign, shown beside the word.
-SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "≈", "not run": "○"}
+SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not run": "○"}
 
 
 #: The command behind the claims about trained students.
@@ -84,7 +84,7 @@ _DECISIONS: Mapping[str, tuple[str, str | None]] = {
     "MixKD (SM+TMKD) rather than fine-tune a small model on the labels": ("E02", "E14"),
     "MixKD (SM+TMKD) rather than distil without mixup (KD)": ("E01", "E13"),
     "mixed inputs beside the teacher's answers on the originals (SM+TMKD+KD rather than KD)": ("E17", None),
-    "only the teacher's answers on mixed inputs (TMKD) rather than KD": ("E04", None),
+    "the teacher's answers on mixed inputs in place of those on the originals (TMKD rather than KD)": ("E04", None),
     "mixup without a teacher (SM) rather than fine-tune on the labels": ("E03", None),
 }
 _ANSWERS = {"supported": "yes", "contradicted": "no", "inconclusive": "not shown", "not run": "not run"}
@@ -213,6 +213,7 @@ def _render(
         signs=SIGNS,
         words=wording,
         summary=_summary(built, judged),
+        preliminary=_preliminary(judged),
         groups=_rows(tables.run_groups(evidence)),
         quantities=_rows(simulation.quantities(evidence)),
         quantity_names=simulation.QUANTITIES,
@@ -229,7 +230,7 @@ def _render(
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         registered={
             "level": LEVEL, "confidence": CONFIDENCE, "task": SETTING["task"], "fraction": LIMITED, "least": LEAST,
-            "layers": SETTING["student_layers"],
+            "layers": SETTING["student_layers"], "seeds": NUM_SEEDS,
         },
     )  # fmt: skip
 
@@ -237,6 +238,17 @@ def _render(
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a frame, with None where there is no value."""
     return frame.astype(object).where(frame.notna(), None).to_dict("records")  # type: ignore[return-value]
+
+
+def _preliminary(judged: list[Judged]) -> str:
+    """That seeds are lacking, where they are."""
+    seeds = {item.verdict.num_samples for item in judged if item.claim.command == _TRAINING and item.results}
+    if not seeds or min(seeds) >= NUM_SEEDS:
+        return ""
+    return (
+        f"Claims about training rest on {wording.count(min(seeds), 'seed')} or more of the {NUM_SEEDS} that "
+        f"{_TRAINING} asks for: until all are there, their verdicts are preliminary."
+    )
 
 
 def _summary(built: Built, judged: list[Judged]) -> list[str]:
@@ -249,21 +261,16 @@ def _summary(built: Built, judged: list[Judged]) -> list[str]:
     controls = [item for item in judged if item.claim.family == "control" and item.results]
     refuted = sum(item.verdict.verdict == "contradicted" for item in controls)
     told = [f"{counts[outcome]} {outcome}" for outcome in ("supported", "contradicted", "inconclusive", "not run")]
+    if controls:
+        told[1] += f" ({refuted} of them negative controls, of which {len(controls)} were run)"
     sentences = [f"Of {len(judged)} claims, {', '.join(told[:-1])} and {told[-1]}."]
     if of_paper:
         told = [f"{of_paper_counts[outcome]} {outcome}" for outcome in ("supported", "contradicted", "inconclusive")]
-        sentences.append(f"The paper's own claims that were run: {told[0]}, {told[1]} and {told[2]}.")
-    seeds = {item.verdict.num_samples for item in judged if item.claim.command == _TRAINING and item.results}
-    if seeds and min(seeds) < NUM_SEEDS:
         sentences.append(
-            f"Claims about training rest on {wording.count(min(seeds), 'seed')} or more of the {NUM_SEEDS} that "
-            f"{_TRAINING} asks for: until all are there, their verdicts are preliminary."
+            "Claims in the paper's direction that were run (data, models, tests and numbers are ours): "
+            f"{told[0]}, {told[1]} and {told[2]}."
         )
-    if controls:
-        sentences.append(
-            f"Negative controls, claims that we derived to be false: {refuted} of the {len(controls)} that were run "
-            f"are contradicted, as they should be."
-        )
+    sentences += filter(None, [_preliminary(judged)])
     if built.unexpected:
         sentences.append(f"Decided against expectation: {', '.join(built.unexpected)}.")
     else:

@@ -139,15 +139,17 @@ def _contrasts(data: pd.DataFrame) -> Figure:
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.0%}")
             axes.set(xlabel=f"change of the {name},\nover the risk without mixup")
         grid[0].invert_yaxis()
+    mixups = data[data["study"] != "T19"].groupby("measure")  # T19 is jitter
     told = "; ".join(
-        f"{name}: smaller in {(data[data['measure'] == measure]['high'] < 0).sum()} and larger in "
-        f"{(data[data['measure'] == measure]['low'] > 0).sum()} of {len(settings)} settings"
+        f"{name}: smaller in {(rows['high'] < 0).sum()} and larger in {(rows['low'] > 0).sum()} of {len(rows)} settings"
         for measure, name in _MEASURES.items()
+        if measure in mixups.groups and len(rows := mixups.get_group(measure))
     )
     return Figure(
         "contrasts",
         f"In-sample mixup against none: {told}",
-        "Paired change under in-sample mixup, over the risk without it, with 95 % intervals. T18: affine students of a "
+        "Paired change under in-sample mixup (T19: jitter, not counted), over the risk without it, with "
+        "95 % intervals. T18: affine students of a "
         "quadratic (W2), and T19 under jitter labelled by the teacher; T22 and T23: students of W4's teacher; T24: "
         "sentence embeddings of the VADER corpora.",
         tuple(svgs),
@@ -178,7 +180,8 @@ def _phase(data: pd.DataFrame) -> Figure:
         "Change of the learned gap and of the risk under in-sample mixup (a = 1, four mixups per original), in % of "
         "the risk without it: blue smaller, orange larger, hatched where the 95 % interval holds no change; paired, "
         f"{replicates(data)}. Columns are laws of the inputs in ten dimensions; the teacher is 2 v'tanh(c W'x) with "
-        "variance 1, nearly linear at c = 0.25. Students: ridge regression on 200 random cosines, or affine.",
+        "variance 1, nearly linear at c = 0.25. Students: ridge regression on 200 random cosines, or affine. The "
+        "intervals are not corrected for their number.",
         tuple(svgs),
         f"Maps of the change over n / D and curvature. {_answer(data)}.",
         data,

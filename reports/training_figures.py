@@ -68,7 +68,7 @@ def _recipe_figure(seeds: pd.DataFrame, measure: str, fraction: float) -> Figure
         f"{number(winner['mean'])}, of {count(len(summary), 'recipe')}",
         f"{PLACE}, {fraction:.0%} of the training data. Grey: every seed, joined across recipes. Coloured: mean with "
         f"its 95 % t interval over {_seeds(summary)}; recipes share their seeds, so "
-        "intervals of means may meet where the paired difference is clear.",
+        "intervals of means may meet where the paired difference is clear. The order of the means is not tested.",
         tuple(svgs),
         f"Dot chart of the {name} per recipe. {values}.",
         seeds[["recipe", "seed", measure]],
@@ -99,9 +99,9 @@ def _share_figure(shares: pd.DataFrame) -> Figure:
     told = effects(means, lambda row: f"{row['train_fraction']:.0%} {name_of(row['recipe'])}")
     return Figure(
         "amount",
-        f"The highest mean score of the {len(drawn)} recipes, at each share of the data: {title}",
+        f"Of {', '.join(map(name_of, drawn))}, the highest mean score at each share of the data: {title}",
         f"{PLACE}. Means with 95 % t intervals over {_seeds(shares)}; epochs are such that "
-        "the number of steps is the same up to 20 %.",
+        "the number of steps is the same for all shares of at most 20 %. The order of the means is not tested.",
         tuple(svgs),
         f"Line chart of the test score over the share of the data. {told}.",
         shares,
@@ -213,7 +213,8 @@ def _robustness_figure(moved: pd.DataFrame) -> Figure:
         "robustness",
         f"SM+TMKD's score minus KD's: {told}" if told else "Scores minus KD's under noise and on other texts",
         f"{PLACE}, {LIMITED:.0%} of the training data; trained on movie sentences, tested on others and with noise. "
-        f"Paired differences with 95 % t intervals over {_seeds(moved)}; no registered claims.",
+        f"Paired differences with 95 % t intervals over {_seeds(moved)}; no registered claims. {_NOT_CORRECTED} "
+        "Where the tokenizer ignores case, as BERT's uncased ones do, wrong case changes nothing.",
         tuple(svgs),
         f"Dot charts of differences in score. {effects(moved, recipe_and_target)}.",
         moved,

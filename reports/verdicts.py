@@ -191,7 +191,7 @@ def _reason(claim: Claim, found: Outcome, results: tuple[Result, ...], deciding:
         against = " against the claim" if found == "contradicted" else ""
         sentence += f"; {wording.p_value(p)}{against} after Holm"
     if len(results) > 1 and found == "supported":
-        sentence = f"All {len(results)} tests hold. The weakest: {sentence}"
+        sentence = f"{'Both' if len(results) == 2 else f'All {len(results)}'} tests hold. The weakest: {sentence}"
     elif len(results) > 1 and found == "contradicted":
         sentence = f"Of {len(results)} tests, the clearest against it: {sentence}"
     if found == "inconclusive":
@@ -203,14 +203,14 @@ def _what_is_lacking(result: Result) -> str:
     if not np.isfinite([result.estimate.low, result.estimate.high]).all():
         return f"{wording.count(result.num_samples, result.unit)}, too few or too much alike for an interval"
     if result.holds or result.fails:
-        side = f"is on the {'registered' if result.holds else 'wrong'} side, but the test not decided after Holm"
+        side = f"is on the {'registered' if result.holds else 'wrong'} side, but the test does not reject after Holm"
     else:
-        side = "holds both sides of the threshold"
+        side = "contains the threshold"
     if result.detectable is None:
         return f"The interval {side}"
     return (
-        f"The interval {side}; with this spread, 80 % power needs an effect {wording.number(result.detectable)} "
-        f"beyond the threshold"
+        f"The interval {side}; with this spread, a single test without Holm's correction has 80 % power at an effect "
+        f"{wording.number(result.detectable)} beyond the threshold"
     )
 
 

@@ -18,7 +18,7 @@ MEASURES = {
     "coefficient": "learned coefficient",
     "parameter_error": "distance to the teacher's coefficients",
     "sup_two_sided": "two-sided uniform deviation",
-    "overtraining": "ratio of final to least risk",
+    "overtraining": "final risk over the least",
     "limit": "its limit",
     "bound": "its bound",
     "iid_bound": "the bound for independent inputs",
@@ -127,6 +127,13 @@ def quantity(claim: Claim, test: Test) -> str:
                 else f"largest {measure}, {arm}"
             )
     raise AssertionError(test.statistic)
+
+
+def tests(claim: Claim) -> str:
+    """What a claim's first test estimates and demands, and how many more there are."""
+    told = f"{quantity(claim, claim.tests[0])}: {registered(claim.tests[0])}"
+    more = f"; {count(len(claim.tests) - 1, 'more test')}" if len(claim.tests) > 1 else ""
+    return f"{told[0].upper()}{told[1:]}{more}"
 
 
 def registered(test: Test) -> str:

@@ -34,3 +34,9 @@ def test_every_registered_test_has_its_own_words():
     named = {(claim.id, wording.quantity(claim, test), test.side) for claim in LEDGER for test in claim.tests}
     assert len(named) == len(texts)
     assert not any("_" in text or "None" in text for text in texts)
+
+
+def test_a_claim_is_told_by_its_first_test_and_the_number_of_the_others():
+    claims = {claim.id: claim for claim in LEDGER}
+    assert wording.tests(claims["E01"]) == "Mean difference in test score, SM+TMKD minus KD on 10% of the data: above 0"
+    assert wording.tests(claims["T01"]).endswith("is within its bound: at least 0.950; 2 more tests")
