@@ -161,7 +161,7 @@ def better_teachers(ways: pd.DataFrame) -> list[str]:
 
 def way(row: Mapping[Any, Any]) -> str:
     """A model and how it is run, in words."""
-    seen = "" if pd.isna(row["train_fraction"]) else f" of {row['train_fraction']:.0%} of the data"
+    seen = "" if pd.isna(row["train_fraction"]) else f" trained on {row['train_fraction']:.0%} of the data"
     return f"the {row['num_layers']:g}-layer {row['model']}{seen} in {row['variant']}"
 
 

@@ -88,7 +88,7 @@ def test_a_teacher_beats_a_student_only_in_one_run_and_beyond_both_intervals():
 
 def test_a_student_is_named_with_what_it_saw_and_a_score_without_interval_has_none():
     row = ways().to_dict("records")[1] | {"train_fraction": 0.1, "score_low": np.nan}
-    assert tables.way(row) == "the 3-layer student of 10% of the data in float32"
+    assert tables.way(row) == "the 3-layer student trained on 10% of the data in float32"
     assert tables.speed_and_score(row) == "400 texts/s, score 0.800"
 
 
