@@ -186,9 +186,8 @@ class DistillationTrainer(Trainer):
         size, processes, index = self.args.train_batch_size, *self._process()
         first = self._step() * self._examples_per_step() + (number * processes + index) * size
         num_real = min(len(batch["rows"]), max(0, self.num_rows - first))
-        if num_real < len(batch["rows"]):
-            for name, values in batch.items():
-                batch[name] = values[: max(1, num_real)]
+        for name, values in batch.items():
+            batch[name] = values[: max(1, num_real)]
         batch["is_filler"] = num_real == 0
         if num_real == 0:
             batch["labels"] = torch.full_like(batch["labels"], -100)

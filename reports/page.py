@@ -23,14 +23,11 @@ from reports.evidence import Evidence, Study, load
 from reports.evidence_files import ARCHIVE, FOLDER, tables_of, write_tables
 from reports.ledger import ledger_sha256
 from reports.setting import LEAST, LIMITED, NUM_SEEDS, SETTING
+from reports.summary import ANSWERS, TRAINING, decisions, preliminary, summary
 from reports.verdicts import Judged, judge_all
 
 #: Outcome -> its sign, shown beside the word.
 SIGNS = {"supported": "✓", "contradicted": "✗", "inconclusive": "?", "not run": "○"}
-
-
-#: The command behind the claims about trained students.
-_TRAINING = "mixkd suite full"
 
 
 class _Section(NamedTuple):
@@ -52,18 +49,18 @@ class _Section(NamedTuple):
 _SECTIONS = (
     _Section(
         "methods", "Does it beat distillation and the baselines?",
-        ("E01", "E02", "E03", "E04", "E05", "E08", "E10", "E11", "E12", "E17"), ("score",), _TRAINING,
+        ("E01", "E02", "E03", "E04", "E05", "E08", "E10", "E11", "E12", "E17"), ("score",), TRAINING,
     ),
     _Section(
         "amount", "How does it depend on the amount of data?", ("E13", "E14", "E15", "E16"), ("amount", "score-least"),
-        _TRAINING,
+        TRAINING,
     ),
     _Section("translation", "What does back-translation add?", (), ("back-translation",), "mixkd suite breadth"),
-    _Section("elsewhere", "Other tasks and depths", (), ("elsewhere",), "mixkd suite breadth"),
+    _Section("elsewhere", "Other tasks, depths and starts", (), ("elsewhere",), "mixkd suite breadth"),
     _Section("sensitivity", "How sensitive is it?", (), ("sensitivity",), "mixkd suite sensitivity"),
     _Section(
         "gap", "Does mixup shrink the generalization gap? Trained students", ("E06", "E07"), ("gap", "gap-least"),
-        _TRAINING,
+        TRAINING,
     ),
     _Section(
         "simulation", "Does mixup shrink the generalization gap? Simulated worlds", ("theory",),
@@ -74,22 +71,9 @@ _SECTIONS = (
     _Section(
         "time-and-size", "Time and size", ("benchmarks",), ("pareto", "size", "training-speed", "cost"), "mixkd bench"
     ),
-    _Section("robustness", "Other texts and noise", (), ("robustness",), _TRAINING),
-    _Section("interpolation", "Between two texts", (), ("paths", "interpolation"), _TRAINING),
+    _Section("robustness", "Other texts and noise", (), ("robustness",), TRAINING),
+    _Section("interpolation", "Between two texts", (), ("paths", "interpolation"), TRAINING),
 )  # fmt: skip
-
-
-#: What a practitioner may do -> the claims that answer it, with limited and with the least data; all about scores.
-_DECISIONS: Mapping[str, tuple[str, str | None]] = {
-    "MixKD (SM+TMKD) rather than fine-tune a small model on the labels": ("E02", "E14"),
-    "MixKD (SM+TMKD) rather than distil without mixup (KD)": ("E01", "E13"),
-    "MixKD (SM+TMKD) rather than imitate hidden states, too (PKD)": ("E10", None),
-    "MixKD (SM+TMKD) rather than KD that starts from every other layer (DistilBERT)": ("E11", None),
-    "mixed inputs beside the teacher's answers on the originals (SM+TMKD+KD rather than KD)": ("E17", None),
-    "the teacher's answers on mixed inputs in place of those on the originals (TMKD rather than KD)": ("E04", None),
-    "mixup without a teacher (SM) rather than fine-tune on the labels": ("E03", None),
-}
-_ANSWERS = {"supported": "yes", "contradicted": "no", "inconclusive": "not shown", "not run": "not run"}
 
 
 class Built(NamedTuple):
@@ -148,17 +132,17 @@ def build(
         sorted(set(evidence.paths["run_id"])) if len(evidence.paths) else [],
     )
     own = provenance(device="cpu", num_threads=1, seeds={}, started_at=started_at)
-    evidence_sha256 = write_tables(folder, tables_of(evidence, judged, drawn), packed)
+    written = tables_of(evidence, judged, drawn)
     sources = {
         "ledger_sha256": ledger_sha256(),
-        "evidence_sha256": evidence_sha256,
+        "evidence_sha256": write_tables(folder, written, packed),
         "report": own.model_dump() | {"command": without_folders(own.command)},
         "sources": tables.provenance(evidence),
         "problems": [{"file": problem.path.as_posix(), "reason": problem.reason} for problem in evidence.problems],
     }
     verdicts = [item.verdict.model_dump(mode="json") for item in judged]
     write_text(built.verdicts, json.dumps({"verdicts": verdicts, "provenance": sources}, indent=1, allow_nan=False))
-    write_text(built.report, _render(built, evidence, judged, drawn, sources, changed))
+    write_text(built.report, _render(built, evidence, judged, drawn, written, sources, changed))
     return built
 
 
@@ -176,37 +160,21 @@ def _render(
     evidence: Evidence,
     judged: list[Judged],
     drawn: list[Figure],
+    written: Mapping[str, pd.DataFrame],
     sources: dict[str, Any],
     changed: list[Change] | None,
 ) -> str:
-    by_key = {figure.key: figure for figure in drawn}
-    environment = Environment(
-        loader=PackageLoader("reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": wording.number, "p_value": wording.p_value}
+    environment, ways = _environment(), tables.end_to_end(evidence)
     script = environment.loader.get_source(environment, "tables.js")[0] if environment.loader else ""
     return environment.get_template("report.html").render(
         built=built,
         judged=judged,
         changed=changed,
-        sections=[
-            (section,
-             [item for item in judged if item.claim.family != "machinery"
-              and {item.claim.id, item.claim.evidence} & set(section.claims)],
-             [by_key[key] for key in section.figures if key in by_key])
-            for section in _SECTIONS
-        ],
+        sections=[_filled(section, judged, drawn) for section in _SECTIONS],
         findings=[item for item in judged if item.claim.evidence in ("runs", "benchmarks")],
-        decisions=[
-            (what, [next((item for item in judged if item.claim.id == key), None) for key in keys])
-            for what, keys in _DECISIONS.items()
-        ],
-        answers=_ANSWERS,
-        rivals=tables.better_teachers(tables.end_to_end(evidence)),
+        decisions=decisions(judged),
+        answers=ANSWERS,
+        rivals=tables.better_teachers(ways),
         controls=[item for item in judged if item.claim.family == "control"],
         machinery=[item for item in judged if item.claim.family == "machinery"],
         not_tested=tables.not_tested(evidence),
@@ -214,16 +182,16 @@ def _render(
         sources=sources,
         signs=SIGNS,
         words=wording,
-        summary=_summary(built, judged),
-        preliminary=_preliminary(judged),
+        summary=summary(judged),
+        preliminary=preliminary(judged),
         groups=_rows(tables.run_groups(evidence)),
-        quantities=_rows(simulation.quantities(evidence)),
+        quantities=_rows(written["quantities"]),
         quantity_names=simulation.QUANTITIES,
-        mutations=[row for row in _rows(simulation.coverages(evidence)) if row["constant"]],
-        bridge=_rows(simulation.bridge(evidence)),
+        mutations=[row for row in _rows(written["coverages"]) if row["constant"]],
+        bridge=_rows(written["bridge"]),
         latency=_rows(tables.latency(evidence)),
         sizes=_rows(tables.sizes(evidence)),
-        ways=_rows(tables.end_to_end(evidence)),
+        ways=_rows(ways),
         trainings=_rows(tables.trainings(evidence)),
         costs=_rows(tables.simulation_costs(evidence)),
         skipped=_rows(latest(evidence.benchmarks).dropna(subset="not_run")),
@@ -237,44 +205,30 @@ def _render(
     )  # fmt: skip
 
 
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": wording.number, "p_value": wording.p_value}
+    return environment
+
+
+def _filled(
+    section: _Section, judged: list[Judged], drawn: list[Figure]
+) -> tuple[_Section, list[Judged], list[Figure]]:
+    """A section with its verdicts and figures."""
+    asked = set(section.claims)
+    items = [
+        item for item in judged if item.claim.family != "machinery" and {item.claim.id, item.claim.evidence} & asked
+    ]
+    by_key = {figure.key: figure for figure in drawn}
+    return section, items, [by_key[key] for key in section.figures if key in by_key]
+
+
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a frame, with None where there is no value."""
     return frame.astype(object).where(frame.notna(), None).to_dict("records")  # type: ignore[return-value]
-
-
-def _preliminary(judged: list[Judged]) -> str:
-    """That seeds are lacking, where they are."""
-    seeds = {item.verdict.num_samples for item in judged if item.claim.command == _TRAINING and item.results}
-    if not seeds or min(seeds) >= NUM_SEEDS:
-        return ""
-    return (
-        f"Claims about training rest on {wording.count(min(seeds), 'seed')} or more of the {NUM_SEEDS} that "
-        f"{_TRAINING} asks for: until all are there, their verdicts are preliminary."
-    )
-
-
-def _summary(built: Built, judged: list[Judged]) -> list[str]:
-    """What was found, in a few plain sentences generated from the verdicts."""
-    counts = built.counts
-    if counts["not run"] == len(judged):
-        return [f"None of the {len(judged)} claims has been run yet; this store holds no usable evidence for them."]
-    of_paper = [item for item in judged if item.claim.source.startswith("paper") and item.results]
-    of_paper_counts = Counter(item.verdict.verdict for item in of_paper)
-    controls = [item for item in judged if item.claim.family == "control" and item.results]
-    refuted = sum(item.verdict.verdict == "contradicted" for item in controls)
-    told = [f"{counts[outcome]} {outcome}" for outcome in ("supported", "contradicted", "inconclusive", "not run")]
-    if controls:
-        told[1] += f" ({refuted} of them negative controls, of which {len(controls)} were run)"
-    sentences = [f"Of {len(judged)} claims, {', '.join(told[:-1])} and {told[-1]}."]
-    if of_paper:
-        told = [f"{of_paper_counts[outcome]} {outcome}" for outcome in ("supported", "contradicted", "inconclusive")]
-        sentences.append(
-            "Claims in the paper's direction that were run (data, models, tests and numbers are ours): "
-            f"{told[0]}, {told[1]} and {told[2]}."
-        )
-    sentences += filter(None, [_preliminary(judged)])
-    if built.unexpected:
-        sentences.append(f"Decided against expectation: {', '.join(built.unexpected)}.")
-    else:
-        sentences.append("No claim was decided against its expectation.")
-    return sentences

@@ -30,8 +30,9 @@ PATHS = {
 }
 
 
-#: Fields in which a run on another task or with another depth may differ from the registered setting.
-_PLACES = {"task", "student_layers", "num_epochs"}
+#: What makes another place of a run, and in what else it may differ from the registered setting there.
+_OTHERS = {"task", "student_layers", "init"}
+_PLACES = _OTHERS | {"num_epochs"}
 
 
 def recipe_seeds(evidence: Evidence, fraction: float = LIMITED) -> pd.DataFrame:
@@ -72,18 +73,28 @@ def back_translation(evidence: Evidence) -> pd.DataFrame:
     return _contrasts(differences.dropna(), ["train_fraction", "recipe"])
 
 
+def _names(changed: object) -> set[str]:
+    return set(filter(None, str(changed).split(", ")))
+
+
 def elsewhere(evidence: Evidence) -> pd.DataFrame:
-    """SM+TMKD against KD and FT on other tasks and with other depths, which no claim is about.
+    """SM+TMKD against KD and FT on other tasks, with other depths and from other layers, which no claim is about.
+
+    DistilBERT's recipe is KD from every other layer.
 
     Returns:
-        One row per task, student_layers (0: all), train_fraction, num_epochs and reference ("kd", "ft"): effect, low,
-        high, num_seeds.
+        One row per task, student_layers (0: all), init, train_fraction, num_epochs and reference ("kd", "ft"): effect,
+        low, high, num_seeds.
     """
     runs = evidence.runs[evidence.runs["precision"] == "bf16"]
-    changed = [set(str(names).split(", ")) for names in runs["changed"]]
-    runs = runs.loc[[bool(names & {"task", "student_layers"}) and names <= _PLACES for names in changed]]
-    keys = ["task", "student_layers", "train_fraction", "num_epochs"]
-    runs = runs.reindex(columns=[*keys, "seed", "recipe", "test_score"]).fillna({"student_layers": 0, "num_epochs": 0})
+    is_elsewhere = [
+        names <= _PLACES and (recipe == "distilbert" or not names.isdisjoint(_OTHERS))
+        for names, recipe in zip(map(_names, runs["changed"]), runs["recipe"], strict=True)
+    ]
+    runs = runs.loc[np.array(is_elsewhere, dtype=bool)]
+    keys = ["task", "student_layers", "init", "train_fraction", "num_epochs"]
+    runs = runs.reindex(columns=[*keys, "seed", "recipe", "test_score"]).replace({"recipe": {"distilbert": "kd"}})
+    runs = runs.fillna({"student_layers": 0, "num_epochs": 0}).astype({"init": str})
     wide = runs.pivot_table(index=[*keys, "seed"], columns="recipe", values="test_score")
     wide = wide.reindex(columns=["sm+tmkd", "kd", "ft"])
     found = [

@@ -11,7 +11,7 @@ from sklearn.metrics import matthews_corrcoef
 from statsmodels.stats.proportion import proportion_confint
 
 from mixkd.card import command, measured_latency, model_card, score_interval
-from mixkd.cli import COMMANDS
+from mixkd.commands import COMMANDS
 from mixkd.experiment import Experiment
 from mixkd.parser import build_parser, with_experiment
 from mixkd.store import Provenance, Record, content_id

@@ -8,7 +8,7 @@ import pytest
 
 from mixkd import archive
 from mixkd.store import Store
-from reports import wording
+from reports import training_tables, wording
 from reports.evidence import load
 from reports.ledger import ledger_sha256
 from reports.verdicts import judge_all
@@ -21,9 +21,14 @@ def published():
     return json.loads((FOLDER / "verdicts.json").read_text())
 
 
-def test_the_published_numbers_are_those_of_the_published_runs(published, tmp_path):
-    archive.restore(FOLDER, Store(tmp_path))
-    evidence = load(Store(tmp_path), {})
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("published"))
+    archive.restore(FOLDER, store)
+    return load(store, {})
+
+
+def test_the_published_numbers_are_those_of_the_published_runs(published, evidence):
     assert evidence.problems == []
     judged = {item.claim.id: item for item in judge_all(evidence) if item.claim.evidence in ("runs", "benchmarks")}
     told = {verdict["claim"]: verdict for verdict in published["verdicts"] if verdict["claim"] in judged}
@@ -39,15 +44,31 @@ def test_the_published_page_is_of_this_ledger_and_a_clean_commit(published):
     assert published["provenance"]["evidence_sha256"] in (FOLDER / "report.html").read_text()
 
 
-def test_the_numbers_in_the_readme_are_those_of_the_published_verdicts(published):
-    """Each is followed by its claim; scores are in points, and a gain may be told as a loss."""
+_NUMBER = "(\N{MINUS SIGN}?[\\d.]+)"
+
+
+def ways(effect, low, high):
+    """How a number with its interval may be told: as it is or in hundreds, and a gain as a loss."""
+    for scale in (1, 100, -1, -100):
+        ends = sorted((scale * low, scale * high))
+        yield tuple(wording.number(value) for value in (scale * effect, *ends))
+
+
+def test_the_numbers_found_in_the_readme_are_published(published, evidence):
+    """Each is that of the claim that follows it, or of a table without claims."""
+    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    found = " ".join(readme[readme.index("## What we found") : readme.index("## Two commands")].split())
     verdicts = {verdict["claim"]: verdict for verdict in published["verdicts"]}
-    number = "(\N{MINUS SIGN}?[\\d.]+)"
-    readme = " ".join((FOLDER.parents[1] / "README.md").read_text(encoding="utf-8").split())
-    told = re.findall(rf"{number}(?: [a-z%]+)? \[{number}, {number}\] \((\w+)\)", readme)
-    assert len(told) >= 10
+    explored = {
+        way
+        for table in (training_tables.robustness(evidence), training_tables.elsewhere(evidence))
+        for row in table.to_dict("records")
+        for way in ways(row["effect"], row["low"], row["high"])
+    }
+    told = re.findall(rf"{_NUMBER}(?: %)? \[{_NUMBER}, {_NUMBER}\](?: \(([A-Z]\d\d)\))?", found)
+    assert len(told) >= 15
     for *values, claim in told:
-        found = [verdicts[claim][name] for name in ("effect", "low", "high")]
-        ways = [[wording.number(scale * value) for value in found] for scale in (1, 100)]
-        ways += [[wording.number(-scale * found[k]) for k in (0, 2, 1)] for scale in (1, 100)]
-        assert values in ways, claim
+        of_claim = {*ways(*(verdicts[claim][name] for name in ("effect", "low", "high")))} if claim else explored
+        assert tuple(values) in of_claim, (values, claim)
+    words = "".join(re.findall(r"\[[^\]]*\]", re.sub(r"\[[^\]]*\]\(", "", found)))
+    assert words.count("[") == len(told)  # and no interval was overlooked
