@@ -73,10 +73,6 @@ def back_translation(evidence: Evidence) -> pd.DataFrame:
     return _contrasts(differences.dropna(), ["train_fraction", "recipe"])
 
 
-def _names(changed: object) -> set[str]:
-    return set(filter(None, str(changed).split(", ")))
-
-
 def elsewhere(evidence: Evidence) -> pd.DataFrame:
     """SM+TMKD against KD and FT on other tasks, with other depths and from other layers, which no claim is about.
 
@@ -102,6 +98,10 @@ def elsewhere(evidence: Evidence) -> pd.DataFrame:
         for reference in ("kd", "ft")
     ]
     return pd.concat(found, ignore_index=True)
+
+
+def _names(changed: object) -> set[str]:
+    return set(filter(None, str(changed).split(", ")))
 
 
 def sensitivity(evidence: Evidence) -> pd.DataFrame:
