@@ -1,6 +1,7 @@
 """The numbers behind the figures and tables of the simulations: estimates with their intervals, as data frames."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,11 +139,12 @@ def phase(evidence: Evidence) -> pd.DataFrame:
     """Change of learned gap and risk under S3 in every cell of the phase diagram, paired, with its 95 % interval.
 
     Returns:
-        One row per world, n, a, rho and measure, of the full diagram where it was run: shape, curvature, student, n,
-        a, rho, ratio (n / D), measure, change (difference over the risk without mixup), low, high, num_replicates.
+        One row per world, n, a, rho and measure: study ("phase_full" where more of it was run than "phase", whose cells
+        are among its own), shape, curvature, student, num_samples (n), a, rho, ratio (n / D), measure, change
+        (difference over the risk without mixup), low, high, num_replicates.
     """
-    studies = [study for study, _ in evidence.cells]
-    study = "phase_full" if "phase_full" in studies else "phase"
+    num_cells = Counter(study for study, _ in evidence.cells)
+    study = "phase_full" if num_cells["phase_full"] > num_cells["phase"] else "phase"
     dimensions = {"cosines": 200, "affine": 11}
     rows = []
     for (own, role), cell in evidence.cells.items():
@@ -153,6 +155,7 @@ def phase(evidence: Evidence) -> pd.DataFrame:
         if baseline is None:
             continue
         setting = {
+            "study": study,
             "shape": found["shape"],
             "curvature": float(found["curvature"]),
             "student": found["student"],

@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 from reports import simulation
 from reports.drawing import INK, MARKERS, SERIES, Figure, log_values, mark, panel, panels, side_of
 from reports.evidence import Evidence
-from reports.wording import interval, number, replicates
+from reports.wording import count, interval, number, replicates
 
 _SHAPES = ("isotropic", "anisotropic", "mixture", "heavy-tailed", "manifold")
 _MEASURES = {"generalization_gap": "learned gap", "population_risk": "risk"}
@@ -185,17 +185,17 @@ def _phase(data: pd.DataFrame) -> Figure:
         tuple(svgs),
         f"Maps of the change over n / D and curvature. {_answer(data)}.",
         data,
-        "mixkd theory phase",
+        f"mixkd theory {data['study'].iloc[0]}",
         stacked=True,
     )
 
 
 def _phase_mixup(data: pd.DataFrame) -> Figure:
-    data = data[(data["shape"] == "isotropic") & (data["curvature"] == 2)].copy()
-    data["mixup"] = [f"a = {a:g}, rho = {rho}" for a, rho in zip(data["a"], data["rho"], strict=True)]
+    drawn = data[(data["shape"] == "isotropic") & (data["curvature"] == 2)].copy()
+    drawn["mixup"] = [f"a = {a:g}, rho = {rho}" for a, rho in zip(drawn["a"], drawn["rho"], strict=True)]
     svgs: list[str] = []
     for student in ("cosines", "affine"):
-        chosen = data[data["student"] == student].sort_values(["a", "rho"])
+        chosen = drawn[drawn["student"] == student].sort_values(["a", "rho"])
         if chosen.empty:
             continue
         with panels("phase-mixup", svgs, 2, width=8.4, height=0.9 + 0.28 * chosen["mixup"].nunique()) as grid:
@@ -203,14 +203,16 @@ def _phase_mixup(data: pd.DataFrame) -> Figure:
                 _draw_map(axes, chosen[chosen["measure"] == measure], "mixup")
                 axes.set(title=name, xlabel="n / D")
             grid[0].set_ylabel(student)
+    settings = count(drawn["mixup"].nunique(), "setting")
+    whole = f"In all {len(data) // len(_MEASURES):,} settings of the table: {_answer(data)}."
     return Figure(
         "phase-mixup",
-        f"For nine mixup settings (Beta's a, mixups per original rho): {_answer(data)}",
-        "As above, for isotropic inputs and c = 2.",
+        f"For {settings} of mixup (Beta's a, mixups per original rho): {_answer(drawn)}",
+        f"As above, for isotropic inputs and c = 2. {whole}",
         tuple(svgs),
-        f"Maps of the change over n / D, a and rho. {_answer(data)}.",
+        f"Maps of the change over n / D, a and rho. {_answer(drawn)}.",
         data,
-        "mixkd theory phase",
+        f"mixkd theory {data['study'].iloc[0]}",
         stacked=True,
     )
 

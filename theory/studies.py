@@ -166,7 +166,7 @@ def _phase_cells(
     beta_alphas: Iterable[float],
     ratios: Iterable[int],
     sizes: Mapping[Literal["cosines", "affine"], Iterable[int]],
-    num_replicates: int,
+    num_replicates: int = 100,
 ) -> dict[str, Cell]:
     """S3 at every combination, and S0 once for all of one world and size."""
     cells = {}
@@ -187,19 +187,18 @@ _PHASE_SIZES: dict[Literal["cosines", "affine"], tuple[int, ...]] = {
 STUDIES["phase"] = Study(
     "Where in-sample mixup shrinks the learned gap, and whether the risk follows",
     {
-        **_phase_cells(SHAPES, CURVATURES, (1.0,), (4,), _PHASE_SIZES, 100),
-        **_phase_cells(("isotropic",), (2.0,), (0.2, 1.0, 5.0), (1, 4, 16), _PHASE_SIZES, 100),
+        **_phase_cells(SHAPES, CURVATURES, (1.0,), (4,), _PHASE_SIZES),
+        **_phase_cells(("isotropic",), (2.0,), (0.2, 1.0, 5.0), (1, 4, 16), _PHASE_SIZES),
     },
 )
 STUDIES["phase_full"] = Study(
-    "The same at full resolution",
+    "The same at full resolution, whose cells those of phase are among",
     _phase_cells(
         SHAPES,
         CURVATURES,
         (0.2, 0.5, 1.0, 2.0, 5.0),
         (1, 4, 16),
         {"cosines": (10, 14, 20, 28, 50, 70, 100, 140, 200, 280, 400, 800), "affine": (6, 8, 11, 16, 22, 44, 110, 440)},
-        400,
     ),
 )
 

@@ -1,8 +1,11 @@
 """The numbers behind the simulations' figures and tables, against pandas and numpy by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import synthetic
+from pandas.testing import assert_frame_equal
 
 from mixkd.store import Store
 from reports import simulation
@@ -36,7 +39,19 @@ def test_changes_are_paired_and_over_the_risk_without(evidence):
     assert row["low"] < row["change"] < row["high"] < 0
     phase = simulation.phase(evidence)
     assert len(phase) == 2 * 2 * 2 * 2 * 2 and set(phase["ratio"]) == {22 / 200, 440 / 200, 22 / 11, 440 / 11}
-    assert set(zip(phase["a"], phase["rho"], strict=True)) == {(1, 4), (0.2, 16)}
+    assert set(zip(phase["a"], phase["rho"], strict=True)) == {(1, 4), (0.2, 16)} and set(phase["study"]) == {"phase"}
+
+
+def test_the_full_phase_diagram_is_shown_once_there_is_more_of_it(evidence):
+    cells = dict(evidence.cells)
+    shared = {("phase_full", role): cell for (study, role), cell in cells.items() if study == "phase"}
+    found = simulation.phase(replace(evidence, cells=cells | shared))
+    assert_frame_equal(found, simulation.phase(evidence))
+    world = "phase manifold c=2 affine n=22"
+    more = {("phase_full", f"{world} S3 a=5 rho=1"): cells["phase", f"{world} S0"]}
+    found = simulation.phase(replace(evidence, cells=cells | shared | more))
+    assert set(found["study"]) == {"phase_full"} and len(found) == 32 + 2
+    assert found.loc[found["a"] == 5, "change"].eq(0).all()
 
 
 def test_trainings_are_relative_to_each_replicates_least(evidence):

@@ -28,6 +28,7 @@ def test_cells_are_as_registered():
     sizes = {(cell.num_samples, cell.num_augmented) for cell in STUDIES["T12"].cells.values() if cell.arm == "S3"}
     assert sizes == {(400, 8000), (2000, 40000)}
     assert len(STUDIES["phase"].cells) == len({cell.cell_id for cell in STUDIES["phase"].cells.values()})
+    assert STUDIES["phase"].cells.items() < STUDIES["phase_full"].cells.items()  # none is run twice
 
 
 def test_pilots_differ_in_their_seed_only():
