@@ -54,6 +54,8 @@ class Test(_Frozen):
         column: Column of the arm's own cell that takes the place of a reference: a bound, a limit.
         fraction: Of runs: their share of the training examples.
         against_fraction: Of runs: the difference at `fraction` is held against the same one at this share.
+        init: Of runs: the layers from which both start; None: each as its recipe does.
+        first_seed: Of runs: the least seed that counts. Those before it gave rise to the claim.
     """
 
     __test__ = False  # not a test for pytest
@@ -67,6 +69,8 @@ class Test(_Frozen):
     column: str | None = None
     fraction: float | None = None
     against_fraction: float | None = None
+    init: str | None = None
+    first_seed: int = 0
 
 
 class Claim(_Frozen):
@@ -75,6 +79,7 @@ class Claim(_Frozen):
     Attributes:
         source: Paper, seed (the project's brief) or our derivation, naming the inequality.
         evidence: Which producer's records the tests read.
+        num_seeds: Of runs: how many seeds are asked for; with fewer, the verdict is preliminary.
         study: Key of ``theory.studies.STUDIES``, or "calibration"; empty for other evidence.
         command: What regenerates the evidence.
     """
@@ -86,6 +91,7 @@ class Claim(_Frozen):
     expected: Literal["supported", "contradicted"]
     evidence: Literal["theory", "runs", "benchmarks"]
     study: str = ""
+    num_seeds: int = 0
     tests: tuple[Test, ...]
     command: str
 

@@ -56,6 +56,7 @@ class _Identity(BaseModel):
     train_fraction: float
     student_layers: int | None
     recipe: str
+    init: str | list[int] | None = None
     init_seed: int
     data_seed: int
     augmentation: str = "none"

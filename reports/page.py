@@ -49,14 +49,14 @@ class _Section(NamedTuple):
 _SECTIONS = (
     _Section(
         "methods", "Does it beat distillation and the baselines?",
-        ("E01", "E02", "E03", "E04", "E05", "E08", "E10", "E11", "E12", "E17"), ("score",), TRAINING,
+        ("E01", "E02", "E03", "E04", "E05", "E08", "E10", "E11", "E12", "E17", "E18", "E19"), ("score",), TRAINING,
     ),
     _Section(
         "amount", "How does it depend on the amount of data?", ("E13", "E14", "E15", "E16"), ("amount", "score-least"),
         TRAINING,
     ),
     _Section("translation", "What does back-translation add?", (), ("back-translation",), "mixkd suite breadth"),
-    _Section("elsewhere", "Other tasks, depths and starts", (), ("elsewhere",), "mixkd suite breadth"),
+    _Section("elsewhere", "Other tasks and depths", (), ("elsewhere",), "mixkd suite breadth"),
     _Section("sensitivity", "How sensitive is it?", (), ("sensitivity",), "mixkd suite sensitivity"),
     _Section(
         "gap", "Does mixup shrink the generalization gap? Trained students", ("E06", "E07"), ("gap", "gap-least"),

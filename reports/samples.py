@@ -108,7 +108,8 @@ def _run_samples(runs: pd.DataFrame, test: Test) -> Samples | Missing:
             pairs[fraction] = _pairs(runs, test, fraction)
             if pairs[fraction].empty:
                 arms = f"{test.arm} and {test.reference} on {fraction:.0%} of the data"
-                return Missing(f"no paired runs of {arms} in the registered setting")
+                start = "" if test.init is None else f", but for init {test.init}, from seed {test.first_seed} on"
+                return Missing(f"no paired runs of {arms} in the registered setting{start}")
     if len(pairs) == 1:
         (pair,) = pairs.values()
         return Samples(pair)
@@ -123,6 +124,9 @@ def _run_samples(runs: pd.DataFrame, test: Test) -> Samples | Missing:
 def _pairs(runs: pd.DataFrame, test: Test, fraction: float) -> pd.DataFrame:
     """One row per seed: the measure of arm and reference, whose runs agree in all that is not compared."""
     chosen = registered_runs(runs, fraction)
+    if test.init is not None:
+        is_there = (runs["changed"] == "init") & (runs["init"] == test.init) & (runs["precision"] == "bf16")
+        chosen = runs[is_there & (runs["train_fraction"] == fraction) & (runs["init_seed"] >= test.first_seed)]
     if test.reference == "teacher":
         chosen = chosen[chosen["recipe"] == test.arm]
         frame = chosen[["seed", test.measure, f"teacher_{test.measure}"]].set_index("seed").astype(float)

@@ -9,7 +9,7 @@ EPOCHS: Mapping[float, int] = {0.01: 60, 0.02: 30, 0.05: 12, 0.1: 6, 0.2: 3, 1.0
 #: What "limited data" means, and what "least data" does.
 LIMITED, LEAST = 0.1, 0.02
 
-#: Seeds of a recipe at either share in `mixkd suite full`; with fewer, verdicts are preliminary.
+#: Seeds of a recipe at either share in `mixkd suite full`. Claims that they gave rise to rest on seeds after them.
 NUM_SEEDS = 30
 
 #: All that decides a run, beside its share, epochs, recipe, precision, seeds and fingerprints.

@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from reports import wording
-from reports.setting import NUM_SEEDS
 from reports.verdicts import Judged
 
 #: The command behind the claims about trained students.
@@ -16,7 +14,9 @@ DECISIONS: Mapping[str, tuple[str, str | None]] = {
     "MixKD (SM+TMKD) rather than distil without mixup (KD)": ("E01", "E13"),
     "MixKD (SM+TMKD) rather than imitate hidden states, too (PKD)": ("E10", None),
     "MixKD (SM+TMKD) rather than KD that starts from every other layer (DistilBERT)": ("E11", None),
+    "MixKD (SM+TMKD) rather than KD, both from every other layer": ("E18", None),
     "mixed inputs beside the teacher's answers on the originals (SM+TMKD+KD rather than KD)": ("E17", None),
+    "the same, both from every other layer": ("E19", None),
     "the teacher's answers on mixed inputs in place of those on the originals (TMKD rather than KD)": ("E04", None),
     "mixup without a teacher (SM) rather than fine-tune on the labels": ("E03", None),
 }
@@ -30,14 +30,10 @@ def decisions(judged: list[Judged]) -> dict[str, list[Judged | None]]:
 
 
 def preliminary(judged: list[Judged]) -> str:
-    """That seeds are lacking, where they are."""
-    seeds = {item.verdict.num_samples for item in judged if item.claim.command == TRAINING and item.results}
-    if not seeds or min(seeds) >= NUM_SEEDS:
-        return ""
-    return (
-        f"Claims about training rest on {wording.count(min(seeds), 'seed')} or more of the {NUM_SEEDS} that "
-        f"{TRAINING} asks for: until all are there, their verdicts are preliminary."
-    )
+    """Whose seeds are lacking."""
+    lacking = [item for item in judged if item.results and item.verdict.num_samples < item.claim.num_seeds]
+    told = [f"{item.claim.id} ({item.verdict.num_samples} of {item.claim.num_seeds})" for item in lacking]
+    return f"Preliminary, for seeds are lacking: {', '.join(told)}." if told else ""
 
 
 def summary(judged: list[Judged]) -> list[str]:

@@ -148,7 +148,7 @@ def _elsewhere_figure(others: pd.DataFrame) -> Figure:
     )
     return Figure(
         "elsewhere",
-        f"SM+TMKD's score on other tasks, with other depths and from other layers: {told}",
+        f"SM+TMKD's score on other tasks and with other depths: {told}",
         f"Paired differences with 95 % t intervals over {_seeds(others)}; the setting is the "
         f"registered one but for what is named. {_NOT_CORRECTED} No registered claims.",
         tuple(svgs),
@@ -233,8 +233,7 @@ def _marks(axes: Axes, rows: pd.DataFrame, column: str, places: list[str]) -> No
 
 def _place(row: Mapping[Any, Any]) -> str:
     layers = count(int(row["student_layers"]), "layer") if row["student_layers"] else "all layers"
-    start = {"first": "", "skip": " from every other layer"}.get(row["init"], f" from layers {row['init']}")
-    return f"{row['task']}, {layers}{start}, {row['train_fraction']:.0%}, {count(int(row['num_epochs']), 'epoch')}"
+    return f"{row['task']}, {layers}, {row['train_fraction']:.0%}, {count(int(row['num_epochs']), 'epoch')}"
 
 
 def _place_and_reference(row: Mapping[Any, Any]) -> str:

@@ -30,9 +30,8 @@ PATHS = {
 }
 
 
-#: What makes another place of a run, and in what else it may differ from the registered setting there.
-_OTHERS = {"task", "student_layers", "init"}
-_PLACES = _OTHERS | {"num_epochs"}
+#: Fields in which a run on another task or with another depth may differ from the registered setting.
+_PLACES = {"task", "student_layers", "num_epochs"}
 
 
 def recipe_seeds(evidence: Evidence, fraction: float = LIMITED) -> pd.DataFrame:
@@ -74,23 +73,17 @@ def back_translation(evidence: Evidence) -> pd.DataFrame:
 
 
 def elsewhere(evidence: Evidence) -> pd.DataFrame:
-    """SM+TMKD against KD and FT on other tasks, with other depths and from other layers, which no claim is about.
-
-    DistilBERT's recipe is KD from every other layer.
+    """SM+TMKD against KD and FT on other tasks and with other depths, which no claim is about.
 
     Returns:
-        One row per task, student_layers (0: all), init, train_fraction, num_epochs and reference ("kd", "ft"): effect,
-        low, high, num_seeds.
+        One row per task, student_layers (0: all), train_fraction, num_epochs and reference ("kd", "ft"): effect, low,
+        high, num_seeds.
     """
     runs = evidence.runs[evidence.runs["precision"] == "bf16"]
-    is_elsewhere = [
-        names <= _PLACES and (recipe == "distilbert" or not names.isdisjoint(_OTHERS))
-        for names, recipe in zip(map(_names, runs["changed"]), runs["recipe"], strict=True)
-    ]
-    runs = runs.loc[np.array(is_elsewhere, dtype=bool)]
-    keys = ["task", "student_layers", "init", "train_fraction", "num_epochs"]
-    runs = runs.reindex(columns=[*keys, "seed", "recipe", "test_score"]).replace({"recipe": {"distilbert": "kd"}})
-    runs = runs.fillna({"student_layers": 0, "num_epochs": 0}).astype({"init": str})
+    changed = [set(str(names).split(", ")) for names in runs["changed"]]
+    runs = runs.loc[[bool(names & {"task", "student_layers"}) and names <= _PLACES for names in changed]]
+    keys = ["task", "student_layers", "train_fraction", "num_epochs"]
+    runs = runs.reindex(columns=[*keys, "seed", "recipe", "test_score"]).fillna({"student_layers": 0, "num_epochs": 0})
     wide = runs.pivot_table(index=[*keys, "seed"], columns="recipe", values="test_score")
     wide = wide.reindex(columns=["sm+tmkd", "kd", "ft"])
     found = [
@@ -98,10 +91,6 @@ def elsewhere(evidence: Evidence) -> pd.DataFrame:
         for reference in ("kd", "ft")
     ]
     return pd.concat(found, ignore_index=True)
-
-
-def _names(changed: object) -> set[str]:
-    return set(filter(None, str(changed).split(", ")))
 
 
 def sensitivity(evidence: Evidence) -> pd.DataFrame:

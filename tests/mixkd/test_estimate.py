@@ -46,6 +46,7 @@ RUNS = {
     # ft, kd and the default, then everything else than the default: a, ratio, two weights; the rate of all three
     "sensitivity": (5 * (3 + 5 + 3 + 3 + 4 + 3 * 4), 1),
     "precision": (2 * 2 * 10, 2),
+    "starts": (3 * 30, 1),
 }
 
 

@@ -101,13 +101,15 @@ def test_standard_keeps_the_number_of_steps():
 
 def test_suites_share_their_runs():
     """quick's runs are the first seeds of full; those of breadth (but for another start) and the default of sensitivity
-    are runs of standard.
+    are runs of standard. The seeds of starts are its own.
     """
-    names = ("quick", "full", "standard", "breadth", "sensitivity")
+    names = ("quick", "full", "standard", "breadth", "sensitivity", "starts")
     runs = {name: set(load_suite(name).expand()) for name in names}
     assert runs["quick"] < runs["full"] and runs["quick"] < runs["standard"]
     assert {experiment.init for experiment in runs["breadth"] - runs["standard"]} == {"skip"}
     assert not runs["breadth"] & runs["full"]
+    earlier = {experiment.init_seed for name in names[:-1] for experiment in runs[name]}
+    assert earlier.isdisjoint(experiment.init_seed for experiment in runs["starts"])
     assert len(runs["sensitivity"] & runs["standard"]) == 3 * 5
 
 

@@ -70,6 +70,21 @@ def test_a_gain_is_held_against_the_same_gain_on_more_data(tmp_path):
     assert isinstance(missing, Missing) and "sm+tmkd and ft on 2% of the data" in missing.reason
 
 
+def test_of_other_starts_only_later_seeds_and_runs_that_differ_in_nothing_else_count(tmp_path):
+    store = Store(tmp_path)
+    for seed, score in ((0, 0.1), (29, 0.2), (30, 0.6), (31, 0.7)):
+        save(store, "kd", 0.5, seed, init="skip")
+        save(store, "sm+tmkd", score, seed, init="skip")
+    save(store, "kd", 0.5, 32, init="skip", beta_alpha=0.4)
+    save(store, "sm+tmkd", 0.9, 32, init="skip", beta_alpha=0.4)
+    save(store, "kd", 0.5, 33)
+    save(store, "sm+tmkd", 0.9, 33, init="skip")
+    assert read(store, "E18").frame.to_dict("list") == {"sm+tmkd": [0.6, 0.7], "kd": [0.5, 0.5]}
+    assert isinstance(read(store, "E01"), Missing)  # none of these is in the registered setting but KD's 33
+    missing = read(store, "E19")
+    assert isinstance(missing, Missing) and missing.reason.endswith("setting, but for init skip, from seed 30 on")
+
+
 def test_the_teacher_is_the_one_the_student_recorded(tmp_path):
     store = Store(tmp_path)
     save(store, "sm+tmkd", 0.8)

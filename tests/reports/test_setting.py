@@ -1,11 +1,13 @@
 """The registered setting is that of the suites, and no field of an experiment is left open."""
 
 from collections import Counter
+from itertools import product
 
 import pytest
 
 from mixkd.experiment import Experiment
 from mixkd.suite import load_suite
+from reports.ledger import LEDGER
 from reports.setting import EPOCHS, LEAST, LIMITED, NUM_SEEDS, deviations, registered_precision
 
 CHANGES = {
@@ -35,6 +37,24 @@ def test_no_run_of_the_sensitivity_study_enters_a_claim_and_each_changes_one_thi
     changed = Counter(tuple(deviations(run)) for run in runs)
     assert set(changed) == {(), ("beta_alpha",), ("mix_ratio",), ("sm_weight",), ("tmkd_weight",), ("learning_rate",)}
     assert changed[()] == 3 * 5 and changed["learning_rate",] == 3 * 5 * 4
+
+
+def test_runs_of_other_starts_differ_in_nothing_else():
+    assert all(deviations(one.identity()) == ["init"] for one in load_suite("starts").expand())
+
+
+@pytest.mark.parametrize("claim", [claim for claim in LEDGER if claim.evidence == "runs"], ids=lambda claim: claim.id)
+def test_claims_ask_for_the_seeds_that_their_suite_has(claim):
+    suite = [one.identity() for one in load_suite(claim.command.split()[-1]).expand()]
+    for test in claim.tests:
+        arms = {name for name in (test.arm, test.reference) if name != "teacher"}
+        for name, fraction in product(arms, {test.fraction, test.against_fraction} - {None}):
+            seeds = {
+                run["init_seed"]
+                for run in suite
+                if name in (run["recipe"], run["precision"]) and run["train_fraction"] == fraction
+            }
+            assert seeds == set(range(test.first_seed, test.first_seed + claim.num_seeds))
 
 
 def test_of_the_standard_suite_the_movie_sentences_with_three_layers_are_registered():
