@@ -135,16 +135,29 @@ def _inline(svg: str, prefix: str) -> str:
         body = body.replace(drawn, css)
     body = re.sub(r"<[^>]*>", _tag, body)  # not the texts between them
     body = re.sub(r"\n\s+", "\n", body)
+    body = re.sub(r"<g>\n(<text[^>]*>[^<]*</text>|<path[^>]*/>)\n</g>", r"\1", body)
+    body = re.sub(r'<g( clip-path="[^"]*")?>\n((<use [^>]*>\n)+)</g>', _marks, body)
     return f'<svg {view_box[0]} aria-hidden="true" focusable="false">{body}'
 
 
 def _tag(match: re.Match[str]) -> str:
-    """A tag without its font, and without digits that nobody sees: a hundredth of a point."""
-    tag = re.sub(r"font(-family)?: [^;\"]*'[^;\"]*", _font, match[0])
+    """A tag without its font, its rotation by nothing, a group's id, and digits that nobody sees."""
+    tag = re.sub(r"font(-family)?: [^;\"]*'[^;\"]*(; )?", _size, match[0])
+    tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
+    tag = re.sub(r"^<g id=\"[^\"]*\"", "<g", tag)
     return re.sub(r"(\.\d\d)\d+", r"\1", tag)
 
 
-def _font(match: re.Match[str]) -> str:
-    """Keep a text's size, and leave its font to the page."""
+def _marks(match: re.Match[str]) -> str:
+    """A group of marks with what they look like said once, if they are alike."""
+    styles = re.findall(r' style="[^"]*"', match[2])
+    if len(set(styles)) != 1:
+        return match[0]
+    marks = match[2].replace(styles[0], "")
+    return f"<g{match[1] or ''}{styles[0]}>\n{marks}</g>"
+
+
+def _size(match: re.Match[str]) -> str:
+    """Of a font its size; the rest is the page's."""
     size = re.search(r"[\d.]+px", match[0])
-    return f"font-size: {size[0]}" if size else "font-family: inherit"
+    return f"font-size: {size[0]}{match[2] or ''}" if size else ""

@@ -168,9 +168,10 @@ def _phase(data: pd.DataFrame) -> Figure:
             chosen = data[(data["student"] == student) & (data["measure"] == measure)]
             if chosen.empty:
                 continue
+            is_dense = chosen["num_samples"].nunique() > 6
             with panels("phase", svgs, len(_SHAPES), width=10.5, height=2.2) as grid:
                 for axes, shape in zip(grid, _SHAPES, strict=True):
-                    _draw_map(axes, chosen[chosen["shape"] == shape], "curvature")
+                    _draw_map(axes, chosen[chosen["shape"] == shape], "curvature", is_dense)
                     axes.set(title=shape)
                 grid[0].set_ylabel(f"{student}: {name}\nteacher's curvature c")
                 grid[2].set_xlabel("originals per dimension of the student, n / D")
@@ -181,7 +182,8 @@ def _phase(data: pd.DataFrame) -> Figure:
         "the risk without it: blue smaller, orange larger, hatched where the 95 % interval holds no change; paired, "
         f"{replicates(data)}. Columns are laws of the inputs in ten dimensions; the teacher is 2 v'tanh(c W'x) with "
         "variance 1, nearly linear at c = 0.25. Students: ridge regression on 200 random cosines, or affine. The "
-        "intervals are not corrected for their number.",
+        "intervals are not corrected for their number. Where numbers have no room they are in the table, and colours "
+        "are full at 100 %.",
         tuple(svgs),
         f"Maps of the change over n / D and curvature. {_answer(data)}.",
         data,
@@ -235,8 +237,8 @@ def _answer(data: pd.DataFrame) -> str:
     return f"{answer[0].upper()}{answer[1:]}"
 
 
-def _draw_map(axes: Axes, data: pd.DataFrame, row_name: str) -> None:
-    """Cells coloured by the change, with its number in %, hatched where the interval holds zero."""
+def _draw_map(axes: Axes, data: pd.DataFrame, row_name: str, is_dense: bool = False) -> None:
+    """Cells coloured by the change, with its number in % where it fits, hatched where the interval holds zero."""
     if data.empty:
         return
     columns = sorted(data["ratio"].unique())
@@ -247,11 +249,14 @@ def _draw_map(axes: Axes, data: pd.DataFrame, row_name: str) -> None:
         hatch = "////" if cell["low"] <= 0 <= cell["high"] else None
         look = {"facecolor": colors(norm(cell["change"])), "edgecolor": _CELL_HATCH, "hatch": hatch, "linewidth": 0}
         axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **look))
+        if is_dense:
+            continue
         percent = f"{100 * cell['change']:+.0f}".replace("-", "\N{MINUS SIGN}")
         label = axes.text(x, y, percent, ha="center", va="center", fontsize=7.5, color=_CELL_INK)
         label.set_in_layout(False)  # it stays within its cell, and there are hundreds
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5))
-    axes.set_xticks(range(len(columns)), [f"{value:.2g}" for value in columns], fontsize=8)
+    ticks = range(0, len(columns), 2 if is_dense else 1)
+    axes.set_xticks(ticks, [f"{columns[place]:.2g}" for place in ticks], fontsize=8)
     names = [f"{value:g}" if isinstance(value, float) else value for value in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.xaxis.set_minor_locator(NullLocator())

@@ -2,12 +2,13 @@ import json
 import re
 import xml.etree.ElementTree as ET
 
+import pandas as pd
 import pytest
 import synthetic
 from statsmodels.stats.proportion import proportion_confint
 
 from mixkd.store import Store
-from reports import drawing, figures
+from reports import drawing, figures, simulation_figures
 from reports.evidence import load
 
 
@@ -105,6 +106,25 @@ def test_a_text_that_looks_like_a_font_stays_as_it_is():
         axes.set_title("font: 'x, 0.12345")
     ET.fromstring(svgs[0].replace("<svg", '<svg xmlns:xlink="x"', 1))
     assert "font: 'x, 0.12345" in svgs[0]
+
+
+def test_what_marks_have_in_common_is_said_once():
+    svgs = []
+    with drawing.panel("key", svgs) as axes:
+        axes.plot([1, 2, 3], [1, 2, 3], "o", color="#ff0000")
+    (marks,) = re.findall(r'<g clip-path[^>]*style="fill: #ff0000[^>]*>(.*?)</g>', svgs[0], re.DOTALL)
+    assert len(re.findall("<use ", marks)) == 3 and "style" not in marks
+    assert "<g id" not in svgs[0] and "rotate(-0" not in svgs[0] and "font-family" not in svgs[0]
+
+
+def test_a_dense_phase_diagram_has_no_numbers_that_would_overlap(evidence, drawn):
+    numbers = re.compile("<text[^>]*>[+\N{MINUS SIGN}]\\d+<")
+    assert numbers.search(drawn["phase"].panels[0])
+    data = drawn["phase-mixup"].data
+    sizes = [data.assign(num_samples=n, ratio=n / 200) for n in (10, 14, 20, 28, 50, 70, 100)]
+    dense = simulation_figures._phase(pd.concat(sizes, ignore_index=True))
+    assert not any(map(numbers.search, dense.panels)) and "colours are full at 100 %" in dense.caption
+    assert dense.panels[0].count('clip-path="url') >= 5 * 7
 
 
 def test_models_with_random_weights_have_no_score(drawn):
