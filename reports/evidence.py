@@ -210,15 +210,17 @@ def _cells(
         try:
             with parquet.ParquetFile(path) as file:  # hundreds of small files: threads, as pandas asks for, cost more
                 table = file.read(use_threads=False)
-            frame = table.to_pandas(use_threads=False).set_index("replicate").dropna(axis="columns", how="all")
-            values = frame.to_numpy(dtype=float)
+            index = pd.Index(table["replicate"].to_numpy(), name="replicate")
+            names = pd.Index([name for name in table.column_names if name != "replicate"])
+            values = np.column_stack([np.asarray(table[name].to_numpy(), dtype=float) for name in names])
+            frame = pd.DataFrame(values, index, names).loc[:, ~np.isnan(values).all(axis=0)]
         except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
             problems.append(Problem(path, f"cannot be read as replicates: {error}"))
             continue
         num_replicates = record.cell["num_replicates"]
         if len(frame) != num_replicates or not frame.index.is_unique:
             problems.append(Problem(path, f"holds {len(frame)} rows for {num_replicates} replicates"))
-        elif not np.isfinite(values).all():
+        elif not np.isfinite(frame.to_numpy()).all():
             problems.append(Problem(path, "holds values that are not finite"))
         else:
             frames[record.cell_id] = frame
