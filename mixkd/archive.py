@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from mixkd.store import Record, Store, UserError, atomic_path, without_folders, write_text
+from mixkd.store import Record, Store, UserError, atomic_path, first_error, without_folders, write_text
 
 RUNS, BENCHMARKS, PATHS = "runs.jsonl.xz", "benchmarks.jsonl.xz", "interpolation"
 
@@ -91,7 +91,7 @@ def _runs(folder: Path) -> list[Record]:
         try:
             records.append(Record.model_validate_json(line))
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
+            reason = first_error(error)
             raise UserError(f"Line {number} of {folder / RUNS} is not a valid record: {reason}.") from error
     return records
 

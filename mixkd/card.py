@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,13 @@ def command(experiment: Experiment) -> str:
     return shlex.join(words)
 
 
+#: Fields of a benchmark that say how fast a model is.
+_LATENCY = {
+    "kind", "num_parameters", "p50_s", "batch_size", "sequence_length", "speedup_vs_teacher", "num_threads", "dtype",
+    "device",
+}  # fmt: skip
+
+
 def measured_latency(benchmarks_dir: Path, num_parameters: int) -> str | None:
     """What the store's benchmarks say of a student of this size, whose weights do not matter for its speed.
 
@@ -236,16 +244,12 @@ def measured_latency(benchmarks_dir: Path, num_parameters: int) -> str | None:
     Returns:
         The median latency of the smallest measured batch, in words; None if there is none.
     """
-    found = [
-        case["extra_info"]
-        for path in sorted(benchmarks_dir.glob("*.json"))
-        for case in json.loads(path.read_text())["benchmarks"]
-    ]
-    cases = [
-        case
-        for case in found
-        if case["kind"] == "latency" and case["num_parameters"] == num_parameters and case["p50_s"] is not None
-    ]
+    cases: list[dict[str, Any]] = []
+    for path in sorted(benchmarks_dir.glob("*.json")):
+        with suppress(ValueError, KeyError, TypeError):  # a file that cannot be used is named in the report
+            found = [case["extra_info"] for case in json.loads(path.read_text(encoding="utf-8"))["benchmarks"]]
+            cases += [case for case in found if case.keys() >= _LATENCY and case["p50_s"] is not None]
+    cases = [case for case in cases if case["kind"] == "latency" and case["num_parameters"] == num_parameters]
     if not cases:
         return None
     case = min(cases, key=lambda case: (case["batch_size"], case["sequence_length"]))

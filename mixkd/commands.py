@@ -27,13 +27,14 @@ def reproduce(
         output: Folder of the evidence.
         data_dir: Folder with the tasks' files, in place of the pinned assets.
         device: cpu or cuda; by default CUDA if there is one.
-        jobs: Experiments and simulation cells at a time; by default one per core, at most four, or one per GPU.
+        jobs: Experiments and simulation cells at a time; by default one per core, of experiments at most four, or one
+            per GPU.
         backend: joblib's backend for more than one job: loky, dask or ray.
     """
     _say("1/4 training")
     run_suite(suite, output, data_dir, device, jobs, backend)
     _say("2/4 theory")
-    theory([], output, jobs=jobs)
+    theory([], output, jobs, backend)
     _say("3/4 benchmarks")
     if list(Store(output).benchmarks_dir.glob("*.json")):
         _say("benchmarks: already in the store (`mixkd bench` runs them again)")

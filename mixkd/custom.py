@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mixkd.arrow_cache import Parsed, load_or_parse
 from mixkd.metrics import CLASS_METRICS, REGRESSION_METRICS
-from mixkd.store import UserError, content_id
+from mixkd.store import UserError, content_id, first_error
 from mixkd.tabular import columns_of, read_columns
 from mixkd.tasks import SPLITS, Task, split_of, text_digest
 
@@ -101,11 +101,7 @@ def _settings(path: Path | None) -> Settings:
         content = {} if path is None else yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader) or {}
         settings = Settings.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(
-            f"{source}: {where}: {first['msg']}; its keys are {', '.join(Settings.model_fields)}."
-        ) from error
+        raise UserError(f"{source}: {first_error(error)}; its keys are {', '.join(Settings.model_fields)}.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{source} cannot be read: {' '.join(str(error).split())}.") from error
     names = settings.label_names

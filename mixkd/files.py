@@ -8,12 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import ValidationError
+
 #: A disk with less than this left is full: a checkpoint no longer fits.
 FULL_DISK_BYTES = 16 * 2**20
 
 
 class UserError(Exception):
     """A mistake its user can put right: one sentence that says what to do (exit code 2, no traceback)."""
+
+
+def first_error(error: ValidationError) -> str:
+    """What is wrong with the content of a file, in words."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
 
 
 def file_sha256(path: Path) -> str:

@@ -41,7 +41,7 @@ def build_parser(commands: dict[str, Callable[..., None]]) -> ArgumentParser:
             command.add_argument("suite", type=str, help=f"{', '.join(suite_names())}, or a YAML file")
             skip.add("suite")
         elif name == "theory":
-            command.add_argument("studies", type=str, nargs="*", help="claims such as T05; none: all studies")
+            command.add_argument("studies", type=str, nargs="*", help="claims such as T05; none: all but phase_full")
             skip.add("studies")
         elif name == "bench":
             command.usage = "mixkd bench [--output OUTPUT] [options of pytest]"

@@ -24,13 +24,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import ValidationError, model_validator
 
 from mixkd.files import UserError as UserError
 from mixkd.files import atomic_path as atomic_path
 from mixkd.files import explaining_full_disk as explaining_full_disk
 from mixkd.files import file_sha256 as file_sha256
+from mixkd.files import first_error as first_error
 from mixkd.files import write_text as write_text
 from mixkd.provenance import Frozen
 from mixkd.provenance import Provenance as Provenance
@@ -113,10 +114,6 @@ class Problem(NamedTuple):
 
     path: Path
     reason: str
-
-
-class Busy(Exception):
-    """Another process holds the lock."""
 
 
 class Store:
@@ -202,24 +199,18 @@ class Store:
         return _read_all(sorted((self.root / "theory").glob("*.json")), CellRecord)
 
     @contextmanager
-    def lock(self, name: str, wait: bool = True) -> Iterator[None]:
-        """Hold the inter-process lock of a run or cell id.
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the inter-process lock of a run or cell id, once nobody else does.
 
         The operating system releases it when the process dies, however it dies.
-
-        Raises:
-            Busy: If another process holds it and `wait` is false.
         """
         folder = self.root / ".locks"
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"Cannot use {self.root} as a store: {error.strerror}. Choose another --output.") from error
-        try:
-            with FileLock(folder / f"{name}.lock", timeout=-1 if wait else 0):
-                yield
-        except Timeout as error:
-            raise Busy(name) from error
+        with FileLock(folder / f"{name}.lock"):
+            yield
 
 
 def _read(path: Path, model: type[_Model], expected_id: str) -> _Model:
@@ -228,9 +219,7 @@ def _read(path: Path, model: type[_Model], expected_id: str) -> _Model:
     try:
         record = model.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path} is not a valid record ({where or 'file'}: {first['msg']}). {way_out}") from error
+        raise UserError(f"{path} is not a valid record ({first_error(error)}). {way_out}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     stored_id = record.run_id if isinstance(record, Record) else record.cell_id

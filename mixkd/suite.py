@@ -14,7 +14,7 @@ from mixkd.backends import default_jobs, open_backend
 from mixkd.cost import flops
 from mixkd.experiment import Experiment
 from mixkd.progress import Progress
-from mixkd.store import Record, Store, UserError
+from mixkd.store import Record, Store, UserError, first_error
 from mixkd.workers import run_in_turn, run_in_workers
 
 
@@ -23,7 +23,7 @@ class Suite(BaseModel):
 
     Attributes:
         name: Name of the suite.
-        description: What it is for, and how long it takes.
+        description: What it is for.
         experiments: Blocks of fields of `Experiment`; every list stands for one run per value, and the lists of a
             block are crossed (a list of layer indices for `init` is written as a list in a list). Fields that go
             together share a line: ``train_fraction, num_epochs: [[0.01, 60], [0.1, 6]]``.
@@ -108,9 +108,7 @@ def load_suite(name_or_path: str) -> Suite:
     except yaml.YAMLError as error:
         raise UserError(f"{name_or_path} is not valid YAML: {' '.join(str(error).split())}.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{name_or_path} is not a valid suite: {where} {first['msg']}.") from error
+        raise UserError(f"{name_or_path} is not a valid suite: {first_error(error)}.") from error
     return suite
 
 

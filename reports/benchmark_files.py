@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ValidationError
 
-from mixkd.store import Problem
+from mixkd.store import Problem, first_error
 from reports.statistics import median_estimate
 
 #: What makes two timings comparable.
 CONDITIONS = ["batch_size", "sequence_length", "num_threads", "dtype", "device", "processor"]
+
+#: What is the same benchmark, in two files or two stores.
+CASE = ["name", "kind", "model", "num_layers", "variant", *CONDITIONS]
 
 
 class _Case(BaseModel):
@@ -130,10 +133,4 @@ def _median(stats: Mapping[str, Any]) -> dict[str, float]:
 
 def latest(benchmarks: pd.DataFrame) -> pd.DataFrame:
     """The last measurement of every case on every machine."""
-    return benchmarks.drop_duplicates(["name", "kind", "model", "num_layers", "variant", *CONDITIONS], keep="last")
-
-
-def first_error(error: ValidationError) -> str:
-    """What is wrong with a file, in words."""
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
+    return benchmarks.drop_duplicates(CASE, keep="last")

@@ -8,12 +8,12 @@ pilots as they are. Every world is judged by the registered rule; claims are dra
 
 Some evidence follows a law that fits its test by construction, and its worlds check the correction and the rule, not
 the test: counts of coverage are binomial, n* is log-normal (resampling inside of resampling otherwise), and training
-runs, of which pilots have none, are normal pairs (thirty seeds, correlation 1/2). Of exact tests, which have no
+runs, of which pilots have none, are normal pairs (of all seeds, correlation 1/2). Of exact tests, which have no
 sampling error, and of timings there are no null worlds; they count as not run.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import joblib
@@ -27,7 +27,6 @@ from reports.evidence import Evidence, Study, load
 from reports.ledger import LEDGER, ledger_sha256
 from reports.results import estimate, holds
 from reports.samples import Missing, Samples, samples
-from reports.setting import NUM_SEEDS
 from reports.statistics import Estimate, Interval
 from reports.verdicts import claim_p_values, decide, family_p_values
 from theory.studies import CLAIM_STUDIES, PILOT_SEED, STUDIES, pilot_of
@@ -139,18 +138,20 @@ class _Law:
     Attributes:
         frame: As in `reports.samples.Samples`; None for training runs.
         estimate: Of the whole frame; its effect is the truth under this law.
+        num_seeds: Of training runs.
     """
 
     test: Test
     frame: pd.DataFrame | None
     estimate: Estimate
+    num_seeds: int = 0
 
     def at_threshold(self) -> "_Law":
         """The law that is moved so that the truth is the test's threshold."""
         test, truth = self.test, self.estimate.effect
         moved = self.estimate._replace(effect=test.threshold)
         if self.frame is None or test.statistic in ("coverage", "share", "least sample size"):
-            return _Law(test, self.frame, moved)
+            return replace(self, estimate=moved)
         frame = self.frame.copy()
         arm = frame.columns[0]
         match test.statistic:
@@ -166,9 +167,9 @@ class _Law:
         """The estimate of new evidence."""
         test, truth = self.test, self.estimate.effect
         if self.frame is None:
-            reference = rng.normal(0.8, 0.02, NUM_SEEDS)
+            reference = rng.normal(0.8, 0.02, self.num_seeds)
             scale = test.threshold if test.statistic == "ratio of means" else 1.0
-            arm = scale * (0.8 + (reference - 0.8) / 2 + rng.normal(0, 0.02 * np.sqrt(3) / 2, NUM_SEEDS))
+            arm = scale * (0.8 + (reference - 0.8) / 2 + rng.normal(0, 0.02 * np.sqrt(3) / 2, self.num_seeds))
             arm += 0.0 if test.statistic == "ratio of means" else test.threshold
             return estimate(test, pd.DataFrame({"arm": arm, "reference": reference}))
         if test.statistic in ("coverage", "share"):
@@ -190,7 +191,7 @@ def _laws(pilots: Evidence, claim: Claim) -> list[_Law]:
     laws = []
     for test in claim.tests:
         if claim.evidence == "runs":
-            laws.append(_Law(test, None, Estimate(test.threshold, 0.0, 0.0, 1.0, 1.0)))
+            laws.append(_Law(test, None, Estimate(test.threshold, 0.0, 0.0, 1.0, 1.0), claim.num_seeds))
             continue
         found: Samples | Missing = samples(pilots, claim, test)
         if isinstance(found, Missing) or test.statistic == "every cell":

@@ -5,13 +5,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from reports.benchmark_files import CONDITIONS, latest
+from reports.benchmark_files import CASE, latest
 from reports.evidence import Evidence
 from reports.verdicts import Judged
 from reports.wording import estimate, interval, number, quantity
-
-#: What is the same benchmark in two stores.
-_CASE = ["name", "kind", "model", "num_layers", "variant", *CONDITIONS]
 
 
 class Change(NamedTuple):
@@ -57,7 +54,7 @@ def _speeds(benchmarks: pd.DataFrame, before: pd.DataFrame) -> Iterator[Change]:
     """Ratios to the teacher of the same run, on the same processor."""
     columns = ["speedup_vs_teacher", "speedup_low", "speedup_high"]
     both = [latest(frame).dropna(subset=columns) for frame in (benchmarks, before)]
-    for row in both[0].merge(both[1][[*_CASE, *columns]], on=_CASE, suffixes=("", "_before")).to_dict("records"):
+    for row in both[0].merge(both[1][[*CASE, *columns]], on=CASE, suffixes=("", "_before")).to_dict("records"):
         if row["speedup_low"] > row["speedup_high_before"] or row["speedup_high"] < row["speedup_low_before"]:
             after, earlier = (
                 f"{number(row[f'speedup_vs_teacher{which}'])} "

@@ -130,21 +130,21 @@ def _inline(svg: str, prefix: str) -> str:
     head, body = svg.split(">", 1)
     view_box = re.search(r'viewBox="[^"]*"', head)
     assert view_box is not None
-    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", body)
-    for drawn, css in _CSS.items():
-        body = body.replace(drawn, css)
-    body = re.sub(r"<[^>]*>", _tag, body)  # not the texts between them
+    body = re.sub(r"<[^>]*>", lambda match: _tag(match[0], prefix), body)  # not the texts between them
     body = re.sub(r"\n\s+", "\n", body)
     body = re.sub(r"<g>\n(<text[^>]*>[^<]*</text>|<path[^>]*/>)\n</g>", r"\1", body)
     body = re.sub(r'<g( clip-path="[^"]*")?>\n((<use [^>]*>\n)+)</g>', _marks, body)
     return f'<svg {view_box[0]} aria-hidden="true" focusable="false">{body}'
 
 
-def _tag(match: re.Match[str]) -> str:
-    """A tag without its font, its rotation by nothing, a group's id, and digits that nobody sees."""
-    tag = re.sub(r"font(-family)?: [^;\"]*'[^;\"]*(; )?", _size, match[0])
+def _tag(tag: str, prefix: str) -> str:
+    """A tag with own ids and the page's colours, without its font, its rotation by nothing and unseen digits."""
+    tag = re.sub(r'^<g id="[^"]*"', "<g", tag)
+    tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", tag)
+    for drawn, css in _CSS.items():
+        tag = tag.replace(drawn, css)
+    tag = re.sub(r"font(-family)?: [^;\"]*'[^;\"]*(; )?", _size, tag)
     tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
-    tag = re.sub(r"^<g id=\"[^\"]*\"", "<g", tag)
     return re.sub(r"(\.\d\d)\d+", r"\1", tag)
 
 

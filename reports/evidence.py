@@ -13,9 +13,9 @@ import pandas as pd
 from pyarrow import parquet
 from pydantic import BaseModel, ValidationError
 
-from mixkd.store import CellRecord, Problem, Record, Store, canonical_json
-from reports.benchmark_files import first_error, read_benchmarks
-from reports.setting import LIMITED, deviations, registered_precision
+from mixkd.store import CellRecord, Problem, Record, Store, canonical_json, first_error
+from reports.benchmark_files import read_benchmarks
+from reports.setting import LIMITED, deviations
 from theory.studies import PILOT_SEED
 
 #: Fields of an experiment that belong to its recipe, beside ``*_weight``: runs of a pair may differ in them.
@@ -70,8 +70,8 @@ class Evidence:
 
     Attributes:
         runs: One row per run: experiment and measurements, with `seed`, `pair`, `twin`, `changed` (the fields that are
-            not as registered, see `reports.setting.deviations`) and `registered` (the precision, where none is); runs
-            of equal `pair` differ in their recipe only, runs of equal `twin` in their precision only.
+            not as registered, see `reports.setting.deviations`; None: none can be); runs of equal `pair` differ in
+            their recipe only, runs of equal `twin` in their precision only.
         paths: The rows of interpolation.parquet of one student per recipe of PATH_RECIPES, with `recipe`, `run_id` and
             `init_seed`; those of the teacher, which all files have, under the recipe "teacher".
         cells: Registered role -> replicates, keyed by (study, role); index `replicate`.
@@ -134,11 +134,10 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
             "pair": canonical_json(shared),
             "twin": canonical_json({k: v for k, v in record.experiment.items() if not k.endswith("precision")}),
             "seed": f"{fields.init_seed}/{fields.data_seed}",
-            "registered": registered_precision(record.experiment),
             "changed": None if changed is None else ", ".join(changed),
         }
         lacking = {"test_score", "generalization_gap"} - record.measurements.keys()
-        if row["registered"] and lacking:
+        if row["changed"] in ("", "init") and lacking:  # those that claims rest on
             problems.append(Problem(path, f"lacks the measurements {', '.join(sorted(lacking))}"))
             continue
         rows.append(row)
@@ -152,7 +151,6 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
         "pair",
         "twin",
         "seed",
-        "registered",
         "changed",
     ]
     frame = frame.reindex(columns=[*dict.fromkeys(columns)])
@@ -168,9 +166,12 @@ def recipe_name(fields: _Identity) -> str:
     return f"{fields.recipe}{level}{augmentation}"
 
 
-def registered_runs(runs: pd.DataFrame, fraction: float = LIMITED) -> pd.DataFrame:
-    """The runs in the registered setting with this share of the training examples."""
-    return runs[(runs["registered"] == "bf16") & (runs["train_fraction"] == fraction)]
+def registered_runs(runs: pd.DataFrame, fraction: float = LIMITED, changed: str = "") -> pd.DataFrame:
+    """The runs in the registered setting, but for `changed`, with this share of the training examples; in bf16.
+
+    Those in fp32 are their twins, for the claim about precision.
+    """
+    return runs[(runs["changed"] == changed) & (runs["precision"] == "bf16") & (runs["train_fraction"] == fraction)]
 
 
 def _paths(store: Store, runs: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:

@@ -22,8 +22,8 @@ from reports.drawing import Figure
 from reports.evidence import Evidence, Study, load
 from reports.evidence_files import ARCHIVE, FOLDER, tables_of, write_tables
 from reports.ledger import ledger_sha256
-from reports.setting import LEAST, LIMITED, NUM_SEEDS, SETTING
-from reports.summary import ANSWERS, TRAINING, decisions, preliminary, summary
+from reports.setting import LEAST, LIMITED, NUM_SEEDS, SETTING, TRAINING
+from reports.summary import ANSWERS, decisions, preliminary, summary
 from reports.verdicts import Judged, judge_all
 
 #: Outcome -> its sign, shown beside the word.

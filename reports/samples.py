@@ -125,8 +125,9 @@ def _pairs(runs: pd.DataFrame, test: Test, fraction: float) -> pd.DataFrame:
     """One row per seed: the measure of arm and reference, whose runs agree in all that is not compared."""
     chosen = registered_runs(runs, fraction)
     if test.init is not None:
-        is_there = (runs["changed"] == "init") & (runs["init"] == test.init) & (runs["precision"] == "bf16")
-        chosen = runs[is_there & (runs["train_fraction"] == fraction) & (runs["init_seed"] >= test.first_seed)]
+        chosen = registered_runs(runs, fraction, changed="init")
+        is_new = chosen[["init_seed", "data_seed"]].min(axis="columns") >= test.first_seed
+        chosen = chosen[is_new & (chosen["init"] == test.init)]
     if test.reference == "teacher":
         chosen = chosen[chosen["recipe"] == test.arm]
         frame = chosen[["seed", test.measure, f"teacher_{test.measure}"]].set_index("seed").astype(float)
@@ -134,7 +135,7 @@ def _pairs(runs: pd.DataFrame, test: Test, fraction: float) -> pd.DataFrame:
     else:
         shared, compared = "pair", "recipe"
         if test.arm in PRECISIONS:
-            chosen = runs[runs["registered"].notna() & (runs["train_fraction"] == fraction)]
+            chosen = runs[(runs["changed"] == "") & (runs["train_fraction"] == fraction)]
             shared, compared = "twin", "precision"
         wide = chosen.pivot_table(index=["seed", shared], columns=compared, values=test.measure)
         frame = wide.reindex(columns=[test.arm, test.reference])

@@ -29,9 +29,11 @@ def build(evidence: Evidence) -> Iterator[Figure]:
         yield _ratios(data)
     if len(data := simulation.contrasts(evidence)):
         yield _contrasts(data)
-    if len(data := simulation.phase(evidence)):
-        yield _phase(data)
-        yield _phase_mixup(data)
+    data = simulation.phase(evidence)
+    if len(data) and len(chosen := data[(data["a"] == 1) & (data["rho"] == 4)]):
+        yield _phase(chosen)
+    if len(data) and len(chosen := data[(data["shape"] == "isotropic") & (data["curvature"] == 2)]):
+        yield _phase_mixup(chosen.copy(), data)
 
 
 def _recovery(data: pd.DataFrame) -> Figure:
@@ -161,7 +163,6 @@ def _contrasts(data: pd.DataFrame) -> Figure:
 
 
 def _phase(data: pd.DataFrame) -> Figure:
-    data = data[(data["a"] == 1) & (data["rho"] == 4)]
     svgs: list[str] = []
     for student in ("cosines", "affine"):
         for measure, name in _MEASURES.items():
@@ -192,8 +193,7 @@ def _phase(data: pd.DataFrame) -> Figure:
     )
 
 
-def _phase_mixup(data: pd.DataFrame) -> Figure:
-    drawn = data[(data["shape"] == "isotropic") & (data["curvature"] == 2)].copy()
+def _phase_mixup(drawn: pd.DataFrame, data: pd.DataFrame) -> Figure:
     drawn["mixup"] = [f"a = {a:g}, rho = {rho}" for a, rho in zip(drawn["a"], drawn["rho"], strict=True)]
     svgs: list[str] = []
     for student in ("cosines", "affine"):

@@ -5,9 +5,6 @@ from collections.abc import Mapping
 
 from reports.verdicts import Judged
 
-#: The command behind the claims about trained students.
-TRAINING = "mixkd suite full"
-
 #: What a practitioner may do -> the claims that answer it, with limited and with the least data; all about scores.
 DECISIONS: Mapping[str, tuple[str, str | None]] = {
     "MixKD (SM+TMKD) rather than fine-tune a small model on the labels": ("E02", "E14"),

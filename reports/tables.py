@@ -17,15 +17,20 @@ _GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 
 
 def run_groups(evidence: Evidence) -> pd.DataFrame:
-    """All runs by task, share of the data, layers, recipe, precision and what is not as registered.
+    """All runs by task, share of the data, layers, recipe, precision and whatever else is not as registered.
 
     Number, mean score and mean gap with t intervals.
 
     An interval is missing where a single run says nothing about the spread.
     """
-    keys = ["task", "train_fraction", "student_layers", "recipe", "precision", "changed"]
+    keys = ["task", "train_fraction", "student_layers", "recipe", "precision"]
+    others = [
+        ", ".join(f"{name} {run[name]}" for name in str(run["changed"]).split(", ") if name in run and name not in keys)
+        for run in evidence.runs.to_dict("records")
+    ]
+    keys.append("others")
     rows = []
-    for group, runs in evidence.runs.groupby(keys, dropna=False):
+    for group, runs in evidence.runs.assign(others=others).groupby(keys, dropna=False):
         row = dict(zip(keys, group, strict=True)) | {"num_runs": len(runs)}
         for measure in ("test_score", "generalization_gap"):
             estimate = mean_estimate(runs[measure])
@@ -34,17 +39,22 @@ def run_groups(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows).replace([np.inf, -np.inf], np.nan)
 
 
+def _cases(evidence: Evidence, *kinds: str) -> pd.DataFrame:
+    """What was measured, the latest of each case."""
+    cases = latest(evidence.benchmarks)
+    return cases[cases["kind"].isin(kinds) & cases["not_run"].isna()]
+
+
 def latency(evidence: Evidence) -> pd.DataFrame:
     """Every timed case of teacher and student, the latest of each."""
-    cases = latest(evidence.benchmarks)
-    cases = cases[(cases["kind"] == "latency") & cases["not_run"].isna()]
-    return cases.sort_values(["batch_size", "sequence_length", "num_layers", "num_threads"], ascending=False)
+    return _cases(evidence, "latency").sort_values(
+        ["batch_size", "sequence_length", "num_layers", "num_threads"], ascending=False
+    )
 
 
 def sizes(evidence: Evidence) -> pd.DataFrame:
     """Parameters, bytes, FLOPs and peak memory of every model that was measured, the latest of each."""
-    cases = latest(evidence.benchmarks)
-    cases = cases[(cases["kind"] == "size") & cases["not_run"].isna()]
+    cases = _cases(evidence, "size")
     return cases.drop_duplicates(["model", "num_layers"], keep="last").sort_values("num_layers", ascending=False)
 
 
@@ -55,8 +65,7 @@ def end_to_end(evidence: Evidence) -> pd.DataFrame:
         The benchmark's columns with score_low, score_high (Wilson's 95 % interval over the texts, of an accuracy) and
         on_front: whether no other on the same machine is both faster and at least as good.
     """
-    cases = latest(evidence.benchmarks)
-    cases = cases[(cases["kind"] == "end-to-end") & cases["not_run"].isna()].sort_values("examples_per_s").copy()
+    cases = _cases(evidence, "end-to-end").sort_values("examples_per_s")
     intervals = [
         share_interval(score * num, num) if metric == "accuracy" else (np.nan, np.nan)
         for metric, score, num in zip(cases["metric"], cases["score"], cases["num_examples"], strict=True)
@@ -74,8 +83,7 @@ def trainings(evidence: Evidence) -> pd.DataFrame:
         The benchmark's columns with `beside`, one row per training and other training that it was timed beside (or
         none): ratio, low, high of their speeds; and the peak memory of a training's own process, where it was measured.
     """
-    cases = latest(evidence.benchmarks)
-    cases = cases[(cases["kind"] == "training") & cases["not_run"].isna()]
+    cases = _cases(evidence, "training")
     peaks = cases.dropna(subset="peak_memory_bytes").drop_duplicates("model", keep="last")
     timed = cases.dropna(subset="p50_s").drop(columns="peak_memory_bytes")
     timed = timed.merge(peaks[["model", "peak_memory_bytes"]], on="model", how="left")
@@ -111,8 +119,7 @@ def cost_curves(evidence: Evidence) -> pd.DataFrame:
 
 def simulation_costs(evidence: Evidence) -> pd.DataFrame:
     """Cost of fits and of whole simulated cells against n, features and replicates, the latest of each."""
-    cases = latest(evidence.benchmarks)
-    cases = cases[cases["kind"].isin(["simulation", "cell"]) & cases["not_run"].isna()]
+    cases = _cases(evidence, "simulation", "cell")
     return cases.sort_values(["kind", "num_features", "num_samples", "num_replicates"], ascending=[False, *[True] * 3])
 
 

@@ -1,7 +1,7 @@
 """Claims about trained students, their time and their size."""
 
 from reports.claims import EQUIVALENT_SCORE, Claim, Test, at_least, at_most, less, more, within
-from reports.setting import LEAST, LIMITED, NUM_SEEDS
+from reports.setting import LEAST, LIMITED, NUM_SEEDS, TRAINING
 from reports.wording import RECIPES
 
 _PAPER = "paper (direction of its experiments; data, model and test are ours)"
@@ -23,7 +23,7 @@ def _training(
     fraction: float = LIMITED,
     against_fraction: float | None = None,
     num_seeds: int = NUM_SEEDS,
-    command: str = "mixkd suite full",
+    command: str = TRAINING,
 ) -> Claim:
     shares = {"fraction": fraction, "against_fraction": against_fraction}
     return Claim(

@@ -52,7 +52,7 @@ def recipe_summary(seeds: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 def by_share(evidence: Evidence) -> pd.DataFrame:
     """Mean score of every recipe at every share of the data: train_fraction, and the columns of `recipe_summary`."""
-    runs = evidence.runs[evidence.runs["registered"] == "bf16"]
+    runs = evidence.runs[(evidence.runs["changed"] == "") & (evidence.runs["precision"] == "bf16")]
     parts = [
         recipe_summary(recipe_seeds(evidence, float(fraction)), "test_score").assign(train_fraction=fraction)
         for fraction in sorted(set(runs["train_fraction"]))
@@ -123,14 +123,14 @@ def sensitivity(evidence: Evidence) -> pd.DataFrame:
     return pd.concat(found)[columns].reset_index(drop=True) if found else pd.DataFrame(columns=columns)
 
 
-def robustness(evidence: Evidence, reference: str = "kd") -> pd.DataFrame:
+def robustness(evidence: Evidence) -> pd.DataFrame:
     """Score of every recipe minus KD's on the test texts, on noisy ones and on those of other domains, paired."""
-    return _against(evidence, TARGETS, reference)
+    return _against(evidence, TARGETS, "kd")
 
 
-def paths(evidence: Evidence, reference: str = "ft") -> pd.DataFrame:
+def paths(evidence: Evidence) -> pd.DataFrame:
     """Half-way between two texts: distances of every student's states and answers minus those of FT, paired."""
-    return _against(evidence, {f"path/student_{name}": words for name, words in PATHS.items()}, reference)
+    return _against(evidence, {f"path/student_{name}": words for name, words in PATHS.items()}, "ft")
 
 
 def path_means(evidence: Evidence) -> pd.DataFrame:

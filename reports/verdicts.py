@@ -87,9 +87,9 @@ def measure(claim: Claim, evidence: Evidence) -> tuple[Result, ...] | Missing:
     return tuple(results)
 
 
-def judge_all(evidence: Evidence, ledger: tuple[Claim, ...] = LEDGER) -> list[Judged]:
+def judge_all(evidence: Evidence) -> list[Judged]:
     """The verdict on every claim, in the ledger's order."""
-    return judge_outcomes({claim.id: measure(claim, evidence) for claim in ledger}, ledger)
+    return judge_outcomes({claim.id: measure(claim, evidence) for claim in LEDGER}, LEDGER)
 
 
 def judge_outcomes(outcomes: Mapping[str, tuple[Result, ...] | Missing], ledger: tuple[Claim, ...]) -> list[Judged]:

@@ -235,5 +235,12 @@ def test_measured_latency(tmp_path):
         "the teacher; measured on a model of the same architecture."
     )
     assert measured_latency(tmp_path, 7) is None
+    for name, text in (
+        ("torn", "{"),
+        ("foreign", '{"benchmarks": [{"extra_info": {"kind": "latency"}}]}'),
+        ("old", "{}"),
+    ):
+        (tmp_path / f"{name}.json").write_text(text)
+    assert "batch of 2" in measured_latency(tmp_path, 100)  # the report names the others
     (tmp_path / "b.json").write_text(json.dumps({"benchmarks": [case(1, device="A GPU", speedup_vs_teacher=None)]}))
     assert "on `A GPU`; measured" in measured_latency(tmp_path, 100)

@@ -71,6 +71,17 @@ def test_every_broken_cell_is_listed(tmp_path, columns, reason):
     assert ("T05", "S0") not in load(store, synthetic.STUDIES).cells
 
 
+def test_a_run_of_another_start_that_lacks_what_claims_read_is_listed(tmp_path):
+    store = Store(tmp_path)
+    for changes in ({"init": "skip"}, {"beta_alpha": 0.4}):
+        store.save_run(synthetic.record(synthetic.experiment("kd", 30, **changes), {"test_loss": 0.5}))
+    evidence = load(store, synthetic.STUDIES)
+    assert [problem.reason for problem in evidence.problems] == [
+        "lacks the measurements generalization_gap, test_score"
+    ]
+    assert evidence.runs["changed"].tolist() == ["beta_alpha"]  # no claim rests on it
+
+
 def test_a_file_that_is_not_parquet_is_listed(tmp_path):
     store = Store(tmp_path)
     cell = synthetic.STUDIES["T05"].cells["S0"]

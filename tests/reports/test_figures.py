@@ -1,6 +1,7 @@
 import json
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -100,12 +101,29 @@ def test_texts_of_records_are_escaped_and_not_typeset(tmp_path):
     assert "<b>" not in pareto.panels[0]
 
 
-def test_a_text_that_looks_like_a_font_stays_as_it_is():
+@pytest.mark.parametrize("text", ["font: 'x, 0.12345", 'id="x" url(#a) #0072b2', "rotate(-0 1)"])
+def test_a_text_that_looks_like_markup_stays_as_it_is(text):
     svgs = []
     with drawing.panel("key", svgs) as axes:
-        axes.set_title("font: 'x, 0.12345")
+        axes.set_title(text)
     ET.fromstring(svgs[0].replace("<svg", '<svg xmlns:xlink="x"', 1))
-    assert "font: 'x, 0.12345" in svgs[0]
+    assert f">{text}</text>" in svgs[0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "arms", "keys"),
+    [
+        ("isotropic", ["S0"], set()),
+        ("isotropic", ["S0", "S3 a=0.2 rho=16"], {"phase-mixup"}),
+        ("isotropic", ["S0", "S3 a=1 rho=4"], {"phase", "phase-mixup"}),
+        ("manifold", ["S0", "S3 a=1 rho=4"], {"phase"}),
+        ("manifold", ["S0", "S3 a=0.2 rho=16"], set()),
+    ],
+)
+def test_a_phase_diagram_that_was_only_begun_is_drawn_as_far_as_it_is(evidence, shape, arms, keys):
+    begun = {("phase", f"phase {shape} c=2 affine n=22 {arm}") for arm in arms}
+    cells = {key: evidence.cells[key] for key in begun}
+    assert {figure.key for figure in simulation_figures.build(replace(evidence, cells=cells))} == keys
 
 
 def test_what_marks_have_in_common_is_said_once():

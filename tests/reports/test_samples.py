@@ -77,6 +77,8 @@ def test_of_other_starts_only_later_seeds_and_runs_that_differ_in_nothing_else_c
         save(store, "sm+tmkd", score, seed, init="skip")
     save(store, "kd", 0.5, 32, init="skip", beta_alpha=0.4)
     save(store, "sm+tmkd", 0.9, 32, init="skip", beta_alpha=0.4)
+    save(store, "kd", 0.5, 30, init="skip", data_seed=0)
+    save(store, "sm+tmkd", 0.9, 30, init="skip", data_seed=0)  # trained on examples that gave rise to the claim
     save(store, "kd", 0.5, 33)
     save(store, "sm+tmkd", 0.9, 33, init="skip")
     assert read(store, "E18").frame.to_dict("list") == {"sm+tmkd": [0.6, 0.7], "kd": [0.5, 0.5]}

@@ -8,7 +8,7 @@ import pytest
 from mixkd.experiment import Experiment
 from mixkd.suite import load_suite
 from reports.ledger import LEDGER
-from reports.setting import EPOCHS, LEAST, LIMITED, NUM_SEEDS, deviations, registered_precision
+from reports.setting import EPOCHS, LEAST, LIMITED, NUM_SEEDS, deviations
 
 CHANGES = {
     "task": "vader-nyt", "train_fraction": 0.3, "augmentation": "word-dropout", "teacher": "other",
@@ -18,17 +18,22 @@ CHANGES = {
     "beta_alpha": 0.4, "mix_ratio": 2.0, "partner": "batch", "lam_per": "batch", "level": 2, "learning_rate": 1e-3,
     "num_epochs": 7, "best_epoch": True, "patience": 1, "batch_size": 16, "max_length": 64, "weight_decay": 0.1,
     "warmup": 0.0, "length_grouping": False, "precision": "fp32", "teacher_precision": "fp32", "pkd_layers": "last",
-    "pkd_normalize": False, "pkd_reduction": "mean",
+    "pkd_normalize": False, "pkd_reduction": "mean", "data_fingerprint": "other", "teacher_fingerprint": "sha256:0",
 }  # fmt: skip
 
-#: A run may differ in these and stay registered: what is replicated, and what only augmented data use.
-FREE = {"init_seed", "data_seed", "bt_engine", "bt_pair", "bt_sides", "word_dropout_rate"}
+#: A run may differ in these and stay registered: what is replicated, and what only augmented data or a student of one's
+#: own use.
+FREE = {
+    "init_seed", "data_seed", "bt_engine", "bt_pair", "bt_sides", "word_dropout_rate", "augmentation_fingerprint",
+    "student_fingerprint",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("suite", "precisions"), [("quick", {"bf16"}), ("full", {"bf16"}),
                                                    ("precision", {"bf16", "fp32"})])  # fmt: skip
 def test_suites_run_in_the_registered_setting(suite, precisions):
-    assert {registered_precision(one.identity()) for one in load_suite(suite).expand()} == precisions
+    runs = [one.identity() for one in load_suite(suite).expand()]
+    assert {run["precision"] for run in runs} == precisions and not any(map(deviations, runs))
 
 
 def test_no_run_of_the_sensitivity_study_enters_a_claim_and_each_changes_one_thing():
@@ -58,25 +63,29 @@ def test_claims_ask_for_the_seeds_that_their_suite_has(claim):
 
 
 def test_of_the_standard_suite_the_movie_sentences_with_three_layers_are_registered():
-    registered = [one for one in load_suite("standard").expand() if registered_precision(one.identity())]
+    registered = [one for one in load_suite("standard").expand() if deviations(one.identity()) == []]
     assert {(one.task, one.student_layers, one.augmentation) for one in registered} == {("vader-movie", 3, "none")}
     assert {one.train_fraction for one in registered} == set(EPOCHS)
 
 
 def test_every_field_is_registered_or_free():
-    fields = {name for name in Experiment.model_fields if not name.endswith("_fingerprint")}
-    assert fields == CHANGES.keys() | FREE
+    assert set(Experiment.model_fields) == CHANGES.keys() | FREE
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_run_that_differs_in_one_field_is_not_registered(name):
     (first, *_) = (e for e in load_suite("full").expand() if e.recipe == "sm+tmkd+kd")
-    assert registered_precision(first.identity()) == "bf16"
-    assert registered_precision(first.identity() | {name: CHANGES[name]}) is None
+    assert deviations(first.identity()) == []
+    assert deviations(first.identity() | {name: CHANGES[name]}) != []
 
 
 def test_teachers_are_not_registered():
-    assert registered_precision(load_suite("full").stages()[0][0].identity()) is None
+    assert deviations(load_suite("full").stages()[0][0].identity()) != []
+
+
+def test_other_tasks_have_other_data():
+    (first, *_) = (one.identity() for one in load_suite("breadth").expand() if one.task == "vader-tweets")
+    assert deviations(first | {"data_fingerprint": "other"}) == ["task", "num_epochs"]
 
 
 def test_the_suite_full_has_the_registered_number_of_seeds():

@@ -41,6 +41,23 @@ def test_one_size_grows_in_each_cost_curve_and_the_others_stay(evidence):
         assert rows["high"].tolist() == pytest.approx([1.25e-4 * 1.03] * len(rows))
 
 
+def test_runs_are_grouped_by_the_values_of_what_is_not_as_registered(tmp_path):
+    store = Store(tmp_path)
+    for seed in (0, 1):
+        for rate, score in ((3e-4, 0.7), (1e-3, 0.6), (1e-4, 0.5)):
+            of = synthetic.experiment("kd", seed, learning_rate=rate, task="vader-nyt", num_epochs=18)
+            store.save_run(synthetic.record(of, {"test_score": score + 0.01 * seed, "generalization_gap": 0.1}))
+    groups = tables.run_groups(load(store, {})).set_index("others")
+    assert groups["test_score"].to_dict() == pytest.approx(
+        {
+            "num_epochs 18": 0.705,
+            "learning_rate 0.001, num_epochs 18": 0.605,
+            "learning_rate 0.0001, num_epochs 18": 0.505,
+        }
+    )
+    assert groups["num_runs"].eq(2).all() and groups["task"].eq("vader-nyt").all()
+
+
 def test_what_no_evidence_speaks_of_is_listed_with_its_command(tmp_path):
     store = Store(tmp_path)
 
