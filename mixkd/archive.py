@@ -7,7 +7,7 @@ per-example tables and simulations (minutes of work) stay behind.
 
 import json
 import lzma
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,11 +42,38 @@ def publish(store: Store, folder: Path) -> Counts:
     if problems:
         raise UserError(f"{problems[0].reason} Nothing was published.")
     runs = {record.run_id: record for record in (*map(_without_folders, records), *_runs(folder))}
-    benchmarks = {path.name: path.read_text(encoding="utf-8") for path in store.benchmarks_dir.glob("*.json")}
+    benchmarks = {path.name: _text(path) for path in store.benchmarks_dir.glob("*.json")}
     benchmarks |= dict(_benchmarks(folder))
     _write(folder / RUNS, (runs[key].model_dump_json() for key in sorted(runs)))
     _write(folder / BENCHMARKS, (json.dumps({"name": key, "text": benchmarks[key]}) for key in sorted(benchmarks)))
     return Counts(len(runs), len(benchmarks))
+
+
+def check_verdicts(verdicts: Path, folder: Path) -> None:
+    """See that a page to be published judges all that the published one does.
+
+    Args:
+        verdicts: The page's verdicts.json.
+        folder: Of the published files, where there may be another.
+
+    Raises:
+        UserError: If evidence is lacking for a claim that was judged.
+    """
+    if not (published := folder / verdicts.name).exists():
+        return
+    judged, now = ({v["claim"]: v["verdict"] for v in json.loads(path.read_text(encoding="utf-8"))["verdicts"]}
+                   for path in (published, verdicts))  # fmt: skip
+    if lost := [claim for claim, verdict in judged.items() if verdict != "not run" and now.get(claim) == "not run"]:
+        raise UserError(
+            f"The store has no evidence for {', '.join(lost)}, which {folder} judges; run `mixkd theory`, or what else "
+            "the report names for them. Nothing was published."
+        )
+
+
+def copy(paths: Iterable[Path], folder: Path) -> None:
+    """Put files into the folder of the published ones."""
+    for path in paths:
+        _copy(path, folder / path.name)
 
 
 def publish_paths(store: Store, folder: Path, run_ids: Collection[str]) -> None:
@@ -78,6 +105,16 @@ def restore(folder: Path, store: Store) -> Counts:
         if of_run.parent.is_dir() and not of_run.exists():
             _copy(path, of_run)
     return Counts(len(runs), len(benchmarks))
+
+
+def _text(path: Path) -> str:
+    """A file of benchmarks, if it is one."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)["benchmarks"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no file of benchmarks ({error}); remove it. Nothing was published.") from error
+    return text
 
 
 def _without_folders(record: Record) -> Record:

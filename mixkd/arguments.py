@@ -11,11 +11,11 @@ from mixkd.runs import Options
 from mixkd.store import UserError
 
 
-def training_arguments(experiment: Experiment, folder: Path, options: Options) -> TrainingArguments:
-    """What Trainer is told, with `folder` for its checkpoints.
+def micro_batch_size(experiment: Experiment, options: Options) -> int:
+    """Examples of one process and accumulation step.
 
     Raises:
-        UserError: If the batch cannot be split as asked, or there is no such device.
+        UserError: If the batch cannot be split as asked.
     """
     accumulation = options.gradient_accumulation_steps
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -24,12 +24,21 @@ def training_arguments(experiment: Experiment, folder: Path, options: Options) -
             f"batch_size {experiment.batch_size} cannot be split over {processes} processes with {accumulation} "
             "accumulation steps; choose numbers that divide it."
         )
+    return experiment.batch_size // (accumulation * processes)
+
+
+def training_arguments(experiment: Experiment, folder: Path, options: Options) -> TrainingArguments:
+    """What Trainer is told, with `folder` for its checkpoints.
+
+    Raises:
+        UserError: If the batch cannot be split as asked, or there is no such device.
+    """
     use_cpu = choose_device(options.device).type == "cpu"
     per_epoch = "epoch" if experiment.best_epoch else "no"
     return TrainingArguments(
         output_dir=str(folder),
-        per_device_train_batch_size=experiment.batch_size // (accumulation * processes),
-        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=micro_batch_size(experiment, options),
+        gradient_accumulation_steps=options.gradient_accumulation_steps,
         num_train_epochs=experiment.num_epochs,
         learning_rate=experiment.learning_rate,
         weight_decay=experiment.weight_decay,

@@ -33,6 +33,8 @@ def run_benchmarks(pytest_options: Sequence[str], store: Store) -> Path:
         path = Path(temporary) / "benchmark.json"
         options = [str(folder), f"--benchmark-json={path}", f"--store={store.root}", "-q", *pytest_options]
         status = subprocess.run([sys.executable, "-m", "pytest", *options], check=False).returncode
+        if status == 5:  # pytest's code for this
+            raise UserError("No benchmark was chosen; those of trainings need `--training SECONDS`.")
         if status != 0 or not path.exists() or not path.stat().st_size:
             raise UserError(f"The benchmarks ended with pytest's exit code {status}, see above; nothing was stored.")
         # A number first: that is what --benchmark-compare shows of a name.

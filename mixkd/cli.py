@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Sequence
 
 from mixkd.commands import COMMANDS
-from mixkd.parser import build_parser, split_off_pytest_options, with_experiment
+from mixkd.parser import parse, split_off_pytest_options, with_experiment
 from mixkd.store import UserError
 
 
@@ -17,16 +17,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 for a mistake its user can put right; 130 when interrupted.
     """
     arguments, pytest_options = split_off_pytest_options(list(sys.argv[1:] if argv is None else argv))
-    parsed = build_parser(COMMANDS).parse_args(arguments)
-    options = {key: value for key, value in vars(parsed[parsed.subcommand]).items() if key != "config"}
+    is_debugged = "--debug" in arguments
     try:
+        parsed = parse(COMMANDS, arguments)
+        options = {key: value for key, value in vars(parsed[parsed.subcommand]).items() if key != "config"}
         if parsed.subcommand == "train":
             options = with_experiment(options)
         elif parsed.subcommand == "bench":
             options["pytest_options"] = pytest_options
         COMMANDS[parsed.subcommand](**options)
     except UserError as error:
-        if parsed.debug:
+        if is_debugged:
             traceback.print_exc()
         print(f"mixkd: {error}", file=sys.stderr)
         return 2

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from jsonargparse.typing import PositiveInt
+
 from mixkd.experiment import Experiment
-from mixkd.store import Store, is_first_process
+from mixkd.store import Store, UserError, is_first_process
 
 
 def reproduce(
@@ -17,7 +20,7 @@ def reproduce(
     output: str = "results",
     data_dir: str | None = None,
     device: str | None = None,
-    jobs: int | None = None,
+    jobs: PositiveInt | None = None,
     backend: str = "loky",
 ) -> None:
     """Do everything: assets, teacher, students, theory, benchmarks, report. What is finished is not done again.
@@ -34,7 +37,7 @@ def reproduce(
     _say("1/4 training")
     run_suite(suite, output, data_dir, device, jobs, backend)
     _say("2/4 theory")
-    theory([], output, jobs, backend)
+    theory((), output, jobs, backend)
     _say("3/4 benchmarks")
     if list(Store(output).benchmarks_dir.glob("*.json")):
         _say("benchmarks: already in the store (`mixkd bench` runs them again)")
@@ -49,7 +52,7 @@ def train(
     output: str = "results",
     data_dir: str | None = None,
     device: str | None = None,
-    gradient_accumulation_steps: int = 1,
+    gradient_accumulation_steps: PositiveInt = 1,
     report_to: str = "none",
     force: bool = False,
 ) -> None:
@@ -84,8 +87,8 @@ def predict(
     split: str = "test",
     data_dir: str | None = None,
     output: str = "predictions",
-    max_length: int = 128,
-    batch_size: int = 64,
+    max_length: PositiveInt = 128,
+    batch_size: PositiveInt = 64,
     device: str | None = None,
 ) -> None:
     """Predict a split with a saved model; for GLUE's test splits, write the files that its server takes.
@@ -116,7 +119,7 @@ def run_suite(
     output: str = "results",
     data_dir: str | None = None,
     device: str | None = None,
-    jobs: int | None = None,
+    jobs: PositiveInt | None = None,
     backend: str = "loky",
     discard_models: bool = False,
     dry_run: bool = False,
@@ -151,9 +154,9 @@ def run_suite(
 
 
 def theory(
-    studies: list[str],
+    studies: Sequence[str] = (),
     output: str = "results",
-    jobs: int | None = None,
+    jobs: PositiveInt | None = None,
     backend: str = "loky",
     device: str | None = None,
     pilot: bool = False,
@@ -171,10 +174,13 @@ def theory(
         force: Compute again, and overwrite, what is there.
     """
     from mixkd.backends import open_backend
+    from mixkd.gpus import choose_device
     from mixkd.progress import Progress, quiet_libraries
     from theory.running import run_studies
     from theory.studies import CLAIM_STUDIES, DEFAULT_STUDIES, needs_embeddings
 
+    if device is not None:
+        choose_device(device)
     store = Store(output)
     studies = list(studies or DEFAULT_STUDIES)
     simulated = [name for name in studies if name != "calibration"]
@@ -194,7 +200,7 @@ def theory(
     if "calibration" in studies and not pilot:
         from reports.calibration import run_calibration
 
-        theory(list(CLAIM_STUDIES), output, jobs, backend, device, pilot=True)
+        theory(CLAIM_STUDIES, output, jobs, backend, device, pilot=True)
         _say("calibrating the judge (some minutes)")
         run_calibration(store, force, jobs or os.cpu_count() or 1)
 
@@ -222,6 +228,8 @@ def report(output: str = "results", baseline: str | None = None) -> None:
     """
     from reports.page import build
 
+    if not Path(output).is_dir():
+        raise UserError(f"There is no store {output}; `mixkd reproduce` makes one, `mixkd restore` fills one.")
     built = build(Store(output), baseline=None if baseline is None else Store(baseline))
     print("Verdicts:", ", ".join(f"{count} {outcome}" for outcome, count in built.counts.items() if count))
     if built.unexpected:
@@ -246,10 +254,16 @@ def publish(output: str = "results", folder: str = PUBLISHED) -> None:
     from reports.page import build
 
     store, to = Store(output), Path(folder)
-    counts = archive.publish(store, to)
-    archive.restore(to, store)  # the page is of all that is published, also by others
-    built = build(store, to, packed=True)
+    if (to / archive.RUNS).is_file():
+        archive.restore(to, store)  # the page is of all that is published, also by others
+    with tempfile.TemporaryDirectory() as temporary:
+        built = build(store, Path(temporary), packed=True)
+        archive.check_verdicts(built.verdicts, to)
+        counts = archive.publish(store, to)
+        archive.copy((built.report, built.verdicts, built.evidence), to)
     archive.publish_paths(store, to, built.drawn_runs)
+    for problem in built.problems:
+        print(f"Not used: {problem.path}: {problem.reason}")
     print(f"{folder} holds {counts.runs} runs, {counts.benchmarks} files of benchmarks and {built.report.name}")
 
 
@@ -278,18 +292,8 @@ def doctor(output: str = "results") -> None:
         print(line)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "reproduce": reproduce,
-    "train": train,
-    "suite": run_suite,
-    "predict": predict,
-    "theory": theory,
-    "bench": bench,
-    "report": report,
-    "publish": publish,
-    "restore": restore,
-    "doctor": doctor,
-}
+_ALL = (reproduce, train, run_suite, predict, theory, bench, report, publish, restore, doctor)
+COMMANDS: dict[str, Callable[..., None]] = {command.__name__.removeprefix("run_"): command for command in _ALL}
 
 
 def _say(message: str) -> None:

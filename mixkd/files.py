@@ -21,7 +21,8 @@ class UserError(Exception):
 def first_error(error: ValidationError) -> str:
     """What is wrong with the content of a file, in words."""
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
+    where = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
+    return f"{where}{first['msg'].removeprefix('Value error, ')}"
 
 
 def file_sha256(path: Path) -> str:

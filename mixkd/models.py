@@ -70,6 +70,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_config(name: str) -> PreTrainedConfig:
+    """The configuration of a model, without its weights."""
+    config: PreTrainedConfig = _load(AutoConfig.from_pretrained, name)
+    return config
+
+
 def load_encoder(name: str) -> PreTrainedModel:
     """A model without a head, in float32, in eval mode.
 
@@ -93,7 +99,7 @@ def load_classifier(name: str, label_names: Sequence[str], seed: int = 0) -> Pre
     Raises:
         UserError: If the model cannot be loaded, or its head was made for other labels.
     """
-    config = _load(AutoConfig.from_pretrained, name)
+    config = load_config(name)
     is_classifier = any("SequenceClassification" in architecture for architecture in config.architectures or [])
     if is_classifier:
         known = [str(config.id2label[index]) for index in range(config.num_labels)]

@@ -122,6 +122,9 @@ def _run(
                 start = 0.5  # half the work, if it has to be trained
                 report(start * share, f"teacher, {message}")
 
+            from mixkd.training import check
+
+            check(experiment, where)
             options = {**options, "gradient_accumulation_steps": 1}
             teacher = _run(experiment.teacher_experiment(), store, False, report_teacher, options, needs_model=True)
             check_teacher(teacher, load_task(experiment.task, where.data_dir))

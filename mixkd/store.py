@@ -198,17 +198,26 @@ class Store:
         """All finished cells, sorted by id, and every one that cannot be used."""
         return _read_all(sorted((self.root / "theory").glob("*.json")), CellRecord)
 
+    def make_folder(self, name: str = ".") -> Path:
+        """A folder of the store, made if it is not there.
+
+        Raises:
+            UserError: If it cannot be made.
+        """
+        folder = self.root / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"Cannot use {self.root} as a store: {error.strerror}. Choose another --output.") from error
+        return folder
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold the inter-process lock of a run or cell id, once nobody else does.
 
         The operating system releases it when the process dies, however it dies.
         """
-        folder = self.root / ".locks"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"Cannot use {self.root} as a store: {error.strerror}. Choose another --output.") from error
+        folder = self.make_folder(".locks")
         with FileLock(folder / f"{name}.lock"):
             yield
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from mixkd import store as evidence
-from mixkd.arguments import training_arguments
+from mixkd.arguments import micro_batch_size, training_arguments
 from mixkd.callbacks import Checkpoint, ReportSteps, last_checkpoint
 from mixkd.card import measured_latency, model_card
 from mixkd.cpu import use_cheap_dropout
@@ -29,7 +29,7 @@ from mixkd.forward import first_token_only
 from mixkd.interpolation import interpolation
 from mixkd.losses import label_loss
 from mixkd.metrics import compute_scores
-from mixkd.models import build_student, count_parameters, load_classifier, load_tokenizer
+from mixkd.models import build_student, choose_layers, count_parameters, load_classifier, load_config, load_tokenizer
 from mixkd.prediction import predict_logits
 from mixkd.runs import Options, Report
 from mixkd.store import Record, Store, UserError, content_id, is_first_process
@@ -145,6 +145,23 @@ def _measure(
     heldout = examples.part(examples.task.heldout).examples
     on_path, path = interpolation(student, teacher.walk, heldout)
     return measurements | on_path, {"examples": table, "interpolation": path}
+
+
+def check(experiment: Experiment, options: Options) -> None:
+    """See that a student has the layers and the batch that it asks for, before its teacher is trained.
+
+    Raises:
+        UserError: If it cannot have them.
+    """
+    micro_batch_size(experiment, options)
+    recipe, total = experiment.recipe_object(), load_config(experiment.teacher).num_hidden_layers
+    try:
+        if experiment.student is None and experiment.student_layers and experiment.init:
+            choose_layers(total, experiment.student_layers, experiment.init)
+        if experiment.student_layers and recipe.pkd_weight:
+            recipe.pkd.map_layers(total, experiment.student_layers)
+    except ValueError as error:
+        raise UserError(f"{experiment.label()}: {error}.") from error
 
 
 def _train(

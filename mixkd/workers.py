@@ -64,8 +64,7 @@ def run_in_workers(
         num_threads=int(os.environ.get("OMP_NUM_THREADS", "0")) or None,
         argv=sys.argv,
     )
-    store.root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=store.root, prefix=".progress.") as folder:
+    with tempfile.TemporaryDirectory(dir=store.make_folder(), prefix=".progress.") as folder:
         watch = _Watch(experiments, Path(folder), store, progress, done)
         tasks = [
             joblib.delayed(_run_and_tell)(watch.file(index), experiment, store.root, options, host)

@@ -105,7 +105,7 @@ def load(store: Store, studies: Mapping[str, Study]) -> Evidence:
         for source, group in (("training", records), ("theory", cell_records))
         for record in group
     ]
-    relative = [Problem(p.path.relative_to(store.root), p.reason.replace(f"{store.root}/", "")) for p in problems]
+    relative = [Problem(p.path.relative_to(store.root), p.reason.removeprefix(f"{store.root}/")) for p in problems]
     sources = pd.DataFrame(provenance + bench_provenance)
     return Evidence(runs, paths, cells, benchmarks, sources, relative, num_unregistered)
 

@@ -29,7 +29,7 @@ def store(tmp_path):
     for seed in range(3):
         store.save_run(record(seed))
     store.benchmarks_dir.mkdir()
-    (store.benchmarks_dir / "0001_a.json").write_text('{"median": NaN, "unit": "µs"}')
+    (store.benchmarks_dir / "0001_a.json").write_text('{"benchmarks": [], "median": NaN, "unit": "µs"}')
     return store
 
 
@@ -38,7 +38,7 @@ def test_a_store_comes_back_as_it_was(store, tmp_path):
     other = Store(tmp_path / "other")
     assert restore(tmp_path / "published", other) == Counts(3, 1)
     assert other.runs() == store.runs()
-    assert (other.benchmarks_dir / "0001_a.json").read_text() == '{"median": NaN, "unit": "µs"}'
+    assert (other.benchmarks_dir / "0001_a.json").read_text() == '{"benchmarks": [], "median": NaN, "unit": "µs"}'
     assert restore(tmp_path / "published", other) == Counts(0, 0)
 
 
@@ -143,6 +143,26 @@ def test_the_commands(store, tmp_path, capsys):
     assert Store(tmp_path / "other").runs() == store.runs()
     assert main(["restore", "--output", str(tmp_path / "other"), "--folder", str(tmp_path)]) == 2
     assert "mixkd publish" in capsys.readouterr().err
+
+
+def test_a_page_that_lacks_evidence_takes_no_other_s_place(store, tmp_path, capsys):
+    folder = tmp_path / "published"
+    publish(store, folder)
+    (folder / "verdicts.json").write_text('{"verdicts": [{"claim": "T05", "verdict": "supported"}]}')
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    other = Store(tmp_path / "other")
+    other.save_run(record(7))
+    assert main(["publish", "--output", str(other.root), "--folder", str(folder)]) == 2
+    assert "no evidence for T05" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_file_that_is_none_of_benchmarks_stops_publishing(store, tmp_path, text):
+    (store.benchmarks_dir / "0002_b.json").write_text(text)
+    with pytest.raises(UserError, match="0002_b.json is no file of benchmarks.*Nothing was published"):
+        publish(store, tmp_path / "published")
+    assert not (tmp_path / "published").exists()
 
 
 def test_the_page_is_of_all_that_is_published(store, tmp_path):

@@ -49,6 +49,15 @@ def test_help_does_not_import_torch():
         (["train", "--teacher", "./nowhere"], "no folder ./nowhere"),
         (["suite", "nope"], "There is no suite 'nope'"),
         (["theory", "T99"], "There is no study T99"),
+        (["theory", "T05", "--device", "tpu"], "device 'tpu' cannot be used"),
+        (["suite", "quick", "--jobs", "0"], '"jobs": Not of type PositiveInt'),
+        (["train", "--num_epochs", "-1"], '"num_epochs": Input should be greater than or equal to 0'),
+        (["train", "--train_fraction", "2"], "less than or equal to 1"),
+        (["train", "--seed", "-1"], "init_seed: Input should be"),
+        (["train", "--gradient_accumulation_steps", "0"], "PositiveInt"),
+        (["train", "--nonsense", "3"], "unrecognized arguments: --nonsense 3"),
+        (["predict", "--model", "x", "--task", "rte", "--max_length", "-1"], "PositiveInt"),
+        (["report"], "There is no store"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, sentence, tmp_path, capsys, vader_folder):
@@ -67,11 +76,27 @@ def test_debug_shows_the_traceback(capsys, tmp_path):
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_value_out_of_range_is_refused_while_parsing(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["train", "--train_fraction", "2"])
-    assert stop.value.code == 2
-    assert "less than or equal to 1" in capsys.readouterr().err
+@pytest.mark.parametrize("command", [[], ["nope"], ["suite"], ["train", "--config", "no.yaml"]])
+def test_wrong_words_name_the_help(command, capsys):
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "--help`." in error
+
+
+def test_options_in_a_file(tmp_path, capsys):
+    config = tmp_path / "options.yaml"
+    config.write_text("studies: [T99]")
+    assert main(["theory", "--config", str(config)]) == 2
+    assert "There is no study T99" in capsys.readouterr().err
+    config.write_bytes(b'output: "\xff"')
+    assert main(["theory", "--config", str(config)]) == 2
+    assert "not UTF-8" in capsys.readouterr().err
+
+
+def test_a_file_is_no_store(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["suite", "quick", "--output", str(tmp_path / "file"), "--jobs", "2"]) == 2
+    assert "Cannot use" in capsys.readouterr().err
 
 
 def test_train_from_a_config_file(tmp_path, vader_folder, tiny_bert, capsys):
@@ -89,8 +114,8 @@ def test_train_from_a_config_file(tmp_path, vader_folder, tiny_bert, capsys):
 
 def test_bench_gives_unknown_options_to_pytest(tmp_path, capfd):
     code = main(["bench", "--output", str(tmp_path), "-k", "no_such_benchmark"])
-    assert code == 2  # pytest's exit code 5: nothing selected
-    assert "exit code 5" in capfd.readouterr().err
+    assert code == 2
+    assert "No benchmark was chosen" in capfd.readouterr().err
     assert not list(tmp_path.rglob("*.json"))
 
 

@@ -226,7 +226,7 @@ def broken(**changes):
         (three(labels=(1, 2, 3)), {"metrics": ["f1"]}, "f1 is for two classes, not 3"),
         (three(), {"column": "x"}, r"task.yaml: column: Extra inputs.*its keys are text, text_pair, label"),
         (three(), {"metrics": "accuracy"}, "task.yaml: metrics: Input should be a valid"),
-        (three(), ["text"], "task.yaml: file: Input should be a valid dictionary"),
+        (three(), ["text"], "task.yaml: Input should be a valid dictionary"),
         ({"train": rows("train", 2)}, None, "train.csv leaves the (validation|test) split empty"),
     ],
 )  # fmt: skip

@@ -156,14 +156,18 @@ def test_a_run_that_diverges_is_no_result(experiment, store, vader_folder):
      ({"student_layers": 5}, "1 to 4 layers, not 5"),
      ({"init": (0, 4)}, r"\[0, 4\] must name 2 layers between 0 and 3")],
 )  # fmt: skip
-def test_layers_that_the_teacher_does_not_have(experiment, store, vader_folder, changes, message):
+def test_layers_that_the_teacher_does_not_have(experiment, tmp_path, vader_folder, changes, message):
     with pytest.raises(UserError, match=message):
-        run(experiment(**changes), store, data_dir=vader_folder)
+        run(experiment(**changes), tmp_path / "store", data_dir=vader_folder)
+    assert not (tmp_path / "store" / "runs").exists()  # nor was the teacher trained
 
 
-def test_batches_that_cannot_be_split_and_devices_that_are_not_there(experiment, store, vader_folder, monkeypatch):
+def test_batches_that_cannot_be_split_and_devices_that_are_not_there(
+    experiment, store, vader_folder, monkeypatch, tmp_path
+):
     with pytest.raises(UserError, match="batch_size 16 cannot be split over 1 processes with 3"):
-        run(experiment(), store, data_dir=vader_folder, gradient_accumulation_steps=3)
+        run(experiment(), tmp_path / "store", data_dir=vader_folder, gradient_accumulation_steps=3)
+    assert not (tmp_path / "store" / "runs").exists()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for device in ("cuda", "tpu"):
         with pytest.raises(UserError, match=f"device '{device}' cannot be used"):

@@ -90,11 +90,11 @@ def damage(path, change):
 
 
 DAMAGES = {
-    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-20]), "file: Invalid JSON"),
-    "empty": (lambda path: path.write_bytes(b""), "file: Invalid JSON"),
-    "binary": (lambda path: path.write_bytes(b"\xff\xfe\x00"), "file: Invalid JSON"),
-    "list": (lambda path: path.write_text("[]"), "file"),
-    "null": (lambda path: path.write_text("null"), "file"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-20]), "(Invalid JSON"),
+    "empty": (lambda path: path.write_bytes(b""), "(Invalid JSON"),
+    "binary": (lambda path: path.write_bytes(b"\xff\xfe\x00"), "(Invalid JSON"),
+    "list": (lambda path: path.write_text("[]"), "Input should be an object"),
+    "null": (lambda path: path.write_text("null"), "Input should be an object"),
     "schema": (lambda path: damage(path, lambda r: r.update(schema_version=2)), "schema_version"),
     "unknown key": (lambda path: damage(path, lambda r: r.update(extra=1)), "extra: Extra inputs"),
     "missing": (lambda path: damage(path, lambda r: r.pop("measurements")), "measurements: Field required"),
@@ -102,7 +102,7 @@ DAMAGES = {
     "nan": (lambda path: damage(path, lambda r: r["measurements"].update(test_score=math.nan)), "measurements.test_sc"),
     "provenance": (lambda path: damage(path, lambda r: r["provenance"].pop("device")), "provenance.device"),
     "edited": (lambda path: damage(path, lambda r: r["experiment"].update(recipe="sm")), "does not match its exp"),
-    "nan setting": (lambda path: damage(path, lambda r: r["experiment"].update(x=math.nan)), "file"),
+    "nan setting": (lambda path: damage(path, lambda r: r["experiment"].update(x=math.nan)), "not JSON compliant"),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from mixkd import archive
 from mixkd.store import Store
-from reports import training_tables, wording
+from reports import tables, training_tables, wording
 from reports.evidence import load
 from reports.ledger import ledger_sha256
 from reports.verdicts import judge_all
@@ -54,10 +54,15 @@ def ways(effect, low, high):
         yield tuple(wording.number(value) for value in (scale * effect, *ends))
 
 
-def test_the_numbers_found_in_the_readme_are_published(published, evidence):
+@pytest.fixture(scope="module")
+def readme():
+    text = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    return lambda start, end: " ".join(text[text.index(start) : text.index(end)].split())
+
+
+def test_the_numbers_found_in_the_readme_are_published(published, evidence, readme):
     """Each is that of the claim that follows it, or of a table without claims."""
-    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
-    found = " ".join(readme[readme.index("## What we found") : readme.index("## Two commands")].split())
+    found = readme("## What we found", "## Two commands") + readme("bf16 does not cost", "Tried and not kept")
     verdicts = {verdict["claim"]: verdict for verdict in published["verdicts"]}
     explored = {
         way
@@ -65,10 +70,29 @@ def test_the_numbers_found_in_the_readme_are_published(published, evidence):
         for row in table.to_dict("records")
         for way in ways(row["effect"], row["low"], row["high"])
     }
-    told = re.findall(rf"{_NUMBER}(?: %)? \[{_NUMBER}, {_NUMBER}\](?: \(([A-Z]\d\d)\))?", found)
+    told = re.findall(rf"{_NUMBER}(?: %)? \[{_NUMBER}, {_NUMBER}\](?: \(([A-Z]\d\d)\b)?", found)
     assert len(told) >= 15
     for *values, claim in told:
         of_claim = {*ways(*(verdicts[claim][name] for name in ("effect", "low", "high")))} if claim else explored
         assert tuple(values) in of_claim, (values, claim)
     words = "".join(re.findall(r"\[[^\]]*\]", re.sub(r"\[[^\]]*\]\(", "", found)))
     assert words.count("[") == len(told)  # and no interval was overlooked
+
+
+def test_the_speeds_in_the_readme_are_published(evidence, readme):
+    """Every ratio with its interval, and the speed beside that of a model."""
+    models, fits = tables.end_to_end(evidence), tables.simulation_costs(evidence)
+    known = {
+        tuple(wording.number(row[name]) for name in (ratio, "speedup_low", "speedup_high"))
+        for frame, ratio in ((models, "speedup_vs_teacher"), (fits, "speedup_vs_sklearn"))
+        for row in frame.to_dict("records")
+    }
+    told = readme("## Finished models", "## Speed of the simulations") + readme("## Speed of the sim", "## How to read")
+    ratios = re.findall(rf"{_NUMBER} \[{_NUMBER}, {_NUMBER}\]", told)
+    assert len(ratios) == 9 + 8 and set(ratios) <= known
+    speeds = {(f"{row['examples_per_s']:.0f}", wording.number(row["score"])) for row in models.to_dict("records")}
+    assert set(re.findall(r"\| (\d+) \| [^|]* \| (0\.\d+) \|", told)) == speeds
+    cells = fits[fits["kind"] == "cell"].eval("1e6 * median_s / num_replicates")
+    micros = {f"{float(f'{value:.3g}'):,.0f}" for value in cells}
+    lines = re.findall(r"\| ([\d,]+(?: / [\d,]+)+) \| [^|]* MB \|", told)
+    assert {value for line in lines for value in line.split(" / ")} == micros
