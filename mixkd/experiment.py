@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mixkd.recipes import RECIPES, Distance, LamPer, LayerMap, Level, Partner, Recipe, Reduction, recipe
 
@@ -174,6 +174,15 @@ class Experiment(BaseModel):
         if values.get("init") == "random":
             unused |= {"init_from"}
         return unused
+
+    @field_validator("task")
+    @classmethod
+    def _is_known(cls, task: str) -> str:
+        from mixkd.cost import SIZES  # not from `tasks`, which takes a second
+
+        if task not in (*SIZES, "custom", "ax"):  # of ax there is more to say, see `mixkd.tasks.load_task`
+            raise ValueError(f"there is no task {task!r}: choose one of {', '.join(SIZES)}, custom")
+        return task
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Experiment:
