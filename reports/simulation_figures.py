@@ -178,7 +178,7 @@ def _phase(data: pd.DataFrame) -> Figure:
                 grid[2].set_xlabel("originals per dimension of the student, n / D")
     return Figure(
         "phase",
-        _answer(data),
+        _capital(_answer(data)),
         "Change of the learned gap and of the risk under in-sample mixup (a = 1, four mixups per original), in % of "
         "the risk without it: blue smaller, orange larger, hatched where the 95 % interval holds no change; paired, "
         f"{replicates(data)}. Columns are laws of the inputs in ten dimensions; the teacher is 2 v'tanh(c W'x) with "
@@ -186,7 +186,7 @@ def _phase(data: pd.DataFrame) -> Figure:
         "intervals are not corrected for their number. Where numbers have no room they are in the table, and colours "
         "are full at 100 %.",
         tuple(svgs),
-        f"Maps of the change over n / D and curvature. {_answer(data)}.",
+        f"Maps of the change over n / D and curvature. {_capital(_answer(data))}.",
         data,
         f"mixkd theory {data['study'].iloc[0]}",
         stacked=True,
@@ -212,7 +212,7 @@ def _phase_mixup(drawn: pd.DataFrame, data: pd.DataFrame) -> Figure:
         f"For {settings} of mixup (Beta's a, mixups per original rho): {_answer(drawn)}",
         f"As above, for isotropic inputs and c = 2. {whole}",
         tuple(svgs),
-        f"Maps of the change over n / D, a and rho. {_answer(drawn)}.",
+        f"Maps of the change over n / D, a and rho. {_capital(_answer(drawn))}.",
         data,
         f"mixkd theory {data['study'].iloc[0]}",
         stacked=True,
@@ -233,8 +233,11 @@ def _answer(data: pd.DataFrame) -> str:
             f"with {name}, mixup shrinks the gap in {smaller.sum()} of {len(rows)} settings (the risk follows in "
             f"{follows.sum()}) and widens it in {larger.sum()}; the risk rises in {rises.sum()}"
         )
-    answer = "; ".join(sentences)
-    return f"{answer[0].upper()}{answer[1:]}"
+    return "; ".join(sentences)
+
+
+def _capital(sentence: str) -> str:
+    return f"{sentence[0].upper()}{sentence[1:]}"
 
 
 def _draw_map(axes: Axes, data: pd.DataFrame, row_name: str, is_dense: bool = False) -> None:
