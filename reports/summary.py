@@ -28,9 +28,12 @@ def decisions(judged: list[Judged]) -> dict[str, list[Judged | None]]:
 
 def preliminary(judged: list[Judged]) -> str:
     """Whose seeds are lacking."""
-    lacking = [item for item in judged if item.results and item.verdict.num_samples < item.claim.num_seeds]
-    told = [f"{item.claim.id} ({item.verdict.num_samples} of {item.claim.num_seeds})" for item in lacking]
-    return f"Preliminary, for seeds are lacking: {', '.join(told)}." if told else ""
+    lacking: dict[str, list[str]] = {}
+    for item in judged:
+        if item.results and item.verdict.num_samples < item.claim.num_seeds:
+            lacking.setdefault(f"{item.verdict.num_samples} of {item.claim.num_seeds}", []).append(item.claim.id)
+    told = "; ".join(f"{', '.join(ids)} ({seeds})" for seeds, ids in lacking.items())
+    return f"Preliminary, for seeds are lacking: {told}." if told else ""
 
 
 def summary(judged: list[Judged]) -> list[str]:
