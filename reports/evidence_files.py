@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
@@ -64,8 +65,20 @@ def write_tables(folder: Path, tables: Mapping[str, pd.DataFrame], packed: bool)
     return digest.hexdigest()
 
 
+#: Significant digits of a number in the tables: the records have all, of which the last differ between machines.
+_DIGITS = 9
+
+
+def _rounded(values: pd.Series) -> pd.Series:
+    numbers = values.to_numpy(dtype=float)
+    if (numbers == np.rint(numbers)).all():  # flags, by the million
+        return values
+    return pd.Series([float(f"{number:.{_DIGITS}g}") for number in numbers], values.index)
+
+
 def _csv(table: pd.DataFrame) -> bytes:
     """By Arrow, eight times as fast as pandas, but for columns of several types, which it does not have."""
+    table = table.assign(**{str(name): _rounded(table[name]) for name in table.select_dtypes("float")})
     buffer = io.BytesIO()
     try:
         csv.write_csv(pa.Table.from_pandas(table, preserve_index=False), buffer)

@@ -9,6 +9,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
@@ -242,6 +243,14 @@ def test_numbers_that_arrow_does_not_have_are_written_all_the_same(tmp_path):
     write_tables(tmp_path, {"a": pd.DataFrame({"seed": [2**70, 1]}), "b": pd.DataFrame({"x": [1, "é"]})}, packed=False)
     assert (tmp_path / "evidence" / "a.csv").read_text() == f"seed\n{2**70}\n1\n"
     assert (tmp_path / "evidence" / "b.csv").read_text() == "x\n1\né\n"
+
+
+def test_numbers_in_the_tables_have_nine_digits(tmp_path):
+    numbers = [1 / 3, -2e-19 / 3, 1e20 / 3, 0.1 + 0.2, np.nan, 5.0]
+    write_tables(tmp_path, {"a": pd.DataFrame({"x": numbers, "flag": [1.0, 0.0] * 3})}, packed=False)
+    found = pd.read_csv(tmp_path / "evidence" / "a.csv")
+    assert found["x"].to_numpy() == pytest.approx([float(f"{x:.9g}") for x in numbers], rel=1e-15, nan_ok=True)
+    assert found["x"][0] != 1 / 3 and found["flag"].tolist() == [1, 0] * 3
 
 
 def test_another_output_leaves_the_store_as_it_is(tmp_path):
