@@ -212,9 +212,10 @@ def _cells(
             with parquet.ParquetFile(path) as file:  # hundreds of small files: threads, as pandas asks for, cost more
                 table = file.read(use_threads=False)
             index = pd.Index(table["replicate"].to_numpy(), name="replicate")
-            names = pd.Index([name for name in table.column_names if name != "replicate"])
+            names = np.array([name for name in table.column_names if name != "replicate"])
             values = np.column_stack([np.asarray(table[name].to_numpy(), dtype=float) for name in names])
-            frame = pd.DataFrame(values, index, names).loc[:, ~np.isnan(values).all(axis=0)]
+            is_measured = ~np.isnan(values).all(axis=0)
+            frame = pd.DataFrame(values[:, is_measured], index, names[is_measured])
         except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors
             problems.append(Problem(path, f"cannot be read as replicates: {error}"))
             continue

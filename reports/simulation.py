@@ -82,8 +82,7 @@ def trainings(evidence: Evidence) -> pd.DataFrame:
     """Median risk along training, relative to each replicate's least, with its interval; by student and arm."""
     rows = []
     for (study, role), cell in evidence.cells.items():
-        path = cell.filter(regex=r"^risk_\d+$")
-        if study != "T20" or path.empty:
+        if study != "T20" or (path := cell.filter(regex=r"^risk_\d+$")).empty:
             continue
         student, arm = role.rsplit(" ", 1)
         relative = path.div(path.min(axis="columns"), axis="index")
@@ -171,10 +170,13 @@ def phase(evidence: Evidence) -> pd.DataFrame:
 def _changes(cell: pd.DataFrame, baseline: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Paired changes of gap and risk, both over the mean risk without mixup: a gap may be near zero."""
     scale = baseline["population_risk"].mean()
+    if not baseline.index.equals(cell.index):
+        baseline = baseline.reindex(cell.index)
     for measure in ("generalization_gap", "population_risk"):
-        difference = (cell[measure] - baseline[measure]).dropna()
-        change, low, high = (value / scale for value in mean_estimate(difference)[:3])
-        yield {"measure": measure, "change": change, "low": low, "high": high, "num_replicates": len(difference)}
+        difference = cell[measure].to_numpy() - baseline[measure].to_numpy()  # in pandas six times as slow
+        paired = difference[~np.isnan(difference)]
+        change, low, high = (value / scale for value in mean_estimate(paired)[:3])
+        yield {"measure": measure, "change": change, "low": low, "high": high, "num_replicates": len(paired)}
 
 
 def bridge(evidence: Evidence) -> pd.DataFrame:
