@@ -141,7 +141,8 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
             problems.append(Problem(path, f"lacks the measurements {', '.join(sorted(lacking))}"))
             continue
         rows.append(row)
-    numbers = ["train_fraction", "student_layers", "test_score", "generalization_gap", "teacher_test_score"]
+    of_scores = ["test_score", "generalization_gap", "teacher_test_score"]
+    numbers = ["train_fraction", "student_layers", "num_epochs", *of_scores]
     frame = pd.DataFrame(rows)
     columns = [
         *frame.columns,

@@ -111,19 +111,23 @@ def _share_figure(shares: pd.DataFrame) -> Figure:
 
 def _back_translation_figure(added: pd.DataFrame) -> Figure:
     svgs: list[str] = []
-    shares = sorted(set(added["train_fraction"]))
-    with panels("back-translation", svgs, len(shares), width=2.2 * len(shares) + 1.4) as grid:
-        recipes = list(dict.fromkeys(added["recipe"]))
-        for axes, share in zip(grid, shares, strict=True):
-            _marks(axes, added[added["train_fraction"] == share], "recipe", recipes)
-            axes.set(xlabel="score with minus\nwithout translations", title=f"{share:.0%} of the data")
+    recipes, cases = list(dict.fromkeys(added["recipe"])), added.groupby(["train_fraction", "reference"])
+    with panels("back-translation", svgs, len(cases), width=1.9 * len(cases) + 1.4) as grid:
+        for axes, ((share, reference), rows) in zip(grid, cases, strict=True):
+            _marks(axes, rows, "recipe", recipes)
+            axes.set(xlabel=f"score minus that without,\nin as many {reference}", title=f"{share:.0%} of the data")
         grid[0].set_yticks(range(len(recipes)), [name_of(recipe) for recipe in recipes])
         grid[0].invert_yaxis()
-    told = effects(added, lambda row: f"{name_of(row['recipe'])} at {row['train_fraction']:.0%}")
+    told = effects(
+        added,
+        lambda row: f"{name_of(row['recipe'])} at {row['train_fraction']:.0%}, in as many {row['reference']}",
+    )
+    raised = "; ".join(f"as many {name}, {_raised(rows)}" for name, rows in added.groupby("reference"))
     return Figure(
         "back-translation",
-        f"Score with back-translated examples minus without: {_raised(added)}",
-        f"{PLACE}. Paired differences with 95 % t intervals over {_seeds(added)}. {_NOT_CORRECTED}",
+        f"Score with back-translated examples minus without, in {raised}",
+        f"{PLACE}. Translations double the examples of an epoch, so that as many epochs are twice the steps. "
+        f"Paired differences with 95 % t intervals over {_seeds(added)}. {_NOT_CORRECTED}",
         tuple(svgs),
         f"Dot chart of differences. {told}.",
         added,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from reports.evidence import PATH_RECIPES, Evidence, registered_runs
-from reports.setting import LIMITED, SETTING, WEIGHTS
+from reports.setting import EPOCHS, LIMITED, SETTING, WEIGHTS
 from reports.statistics import mean_estimate, median_estimate
 from reports.wording import RECIPES
 
@@ -62,14 +62,22 @@ def by_share(evidence: Evidence) -> pd.DataFrame:
 
 
 def back_translation(evidence: Evidence) -> pd.DataFrame:
-    """What back-translated examples add: score with them minus without, per recipe and share of the data."""
+    """What back-translated examples add: score with them minus without, per recipe and share of the data.
+
+    Returns:
+        One row per reference, recipe and train_fraction: effect, low, high, num_seeds. Translations double the examples
+        of an epoch; without them, the reference is trained for as many "epochs", or twice as many, for as many "steps".
+    """
     runs = evidence.runs[evidence.runs["precision"] == "bf16"]
-    plain = runs[runs["changed"] == ""]
     added = runs[(runs["changed"] == "augmentation") & runs["recipe"].str.endswith("+bt")]
     added = added.assign(recipe=added["recipe"].str.removesuffix("+bt"))
-    keys = ["train_fraction", "recipe", "seed"]
-    differences = _scores(added, keys)["test_score"] - _scores(plain, keys)["test_score"]
-    return _contrasts(differences.dropna(), ["train_fraction", "recipe"])
+    is_twice = runs["num_epochs"] == 2 * runs["train_fraction"].map(EPOCHS)
+    plain = {"epochs": runs[runs["changed"] == ""], "steps": runs[(runs["changed"] == "num_epochs") & is_twice]}
+    keys, found = ["train_fraction", "recipe", "seed"], []
+    for reference, others in plain.items():
+        differences = (_scores(added, keys) - _scores(others, keys))["test_score"].dropna()
+        found.append(_contrasts(differences, ["train_fraction", "recipe"]).assign(reference=reference))
+    return pd.concat(found, ignore_index=True)
 
 
 def elsewhere(evidence: Evidence) -> pd.DataFrame:

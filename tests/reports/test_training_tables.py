@@ -40,11 +40,15 @@ def test_every_share_of_the_data_has_the_mean_of_each_recipe(store):
     assert training_tables.by_share(read(Store(store.root / "nothing"))).empty
 
 
-def test_back_translation_is_held_against_the_same_seed_without(store):
+def test_back_translation_is_held_against_the_same_seed_without_in_as_many_epochs_and_in_as_many_steps(store):
     synthetic.save_studies_of_training(store)
-    found = training_tables.back_translation(read(store)).set_index("recipe")
-    assert found["effect"].to_dict() == pytest.approx({"kd": 0.01, "sm+tmkd": 0.03}, abs=3e-4)
-    assert (found["low"] > 0).all() and (found["high"] - found["low"] < 0.002).all()  # the seeds' spread cancels
+    found = training_tables.back_translation(read(store)).set_index(["reference", "recipe"])
+    expected = {
+        ("epochs", "kd"): 0.01, ("epochs", "sm+tmkd"): 0.03, ("steps", "kd"): -0.01, ("steps", "sm+tmkd"): -0.01,
+    }  # fmt: skip
+    assert found["effect"].to_dict() == pytest.approx(expected, abs=3e-4)
+    assert (found["low"] * found["high"] > 0).all()
+    assert (found["high"] - found["low"] < 0.002).all()  # the seeds' spread cancels
     assert found["train_fraction"].eq(0.05).all() and found["num_seeds"].eq(3).all()
 
 
