@@ -6,7 +6,7 @@ differ by marker. Texts stay texts, in the page's font.
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,8 @@ INK, GRID = "#101112", "#d0d1d2"
 SERIES = ["#6f7071", "#0072b2", "#009e73", "#d55e00", "#aa4499"]
 _CSS = {INK: "currentColor", GRID: "var(--rule)", **{c: f"var(--series-{k})" for k, c in enumerate(SERIES)}}
 MARKERS = ["o", "s", "^", "D", "v"]
+#: Up to so many seeds are drawn one by one.
+FEW = 10
 _STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "mixkd", "text.parse_math": False, "font.size": 10,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
@@ -85,6 +87,7 @@ def mark(
     series: int,
     across: bool = False,
     marker: str | None = None,
+    seeds: Sequence[float] = (),
 ) -> None:
     """An estimate and its interval; no bar where there is no interval or it is unbounded.
 
@@ -95,12 +98,21 @@ def mark(
         series: Whose colour and marker it has.
         across: Whether the interval lies sideways.
         marker: In place of the series' own.
+        seeds: What single seeds gave, drawn beside it where they are few.
     """
+    dots(axes, place - 0.22, seeds, series, across)
     effect, low, high = estimate
     reach = [[effect - low], [high - effect]] if np.isfinite(high - low) else None
     x, y = (effect, place) if across else (place, effect)
     xerr, yerr = (reach, None) if across else (None, reach)
     axes.errorbar([x], [y], yerr, xerr, fmt=marker or MARKERS[series], color=SERIES[series], capsize=3)
+
+
+def dots(axes: Axes, place: float, seeds: Sequence[float], series: int, across: bool = False) -> None:
+    """What single seeds gave, where they are few; the arguments are those of `mark`."""
+    if 0 < len(seeds) <= FEW:
+        places = [place] * len(seeds)
+        axes.plot(*((seeds, places) if across else (places, seeds)), ".", color=SERIES[series], alpha=0.5)
 
 
 def side_of(threshold: float, low: float, high: float) -> int:

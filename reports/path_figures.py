@@ -63,7 +63,8 @@ def _distance_figure(differences: pd.DataFrame, means: pd.DataFrame) -> Figure:
         for axes, target in zip(grid, targets, strict=True):
             for row in means[means["target"] == target].to_dict("records"):
                 k = 3 if row["recipe"] == "teacher" else 1
-                mark(axes, recipes.index(row["recipe"]), (row["mean"], row["low"], row["high"]), k, across=True)
+                estimate = (row["mean"], row["low"], row["high"])
+                mark(axes, recipes.index(row["recipe"]), estimate, k, across=True, seeds=row["seeds"])
             axes.set(xlabel=target)
         grid[0].set_yticks(range(len(recipes)), [name_of(recipe) for recipe in recipes])
         grid[0].invert_yaxis()
@@ -80,7 +81,9 @@ def _distance_figure(differences: pd.DataFrame, means: pd.DataFrame) -> Figure:
         "one teacher has none.",
         tuple(svgs),
         f"Dot charts of distances, minus FT's. {effects(differences, recipe_and_target)}.",
-        pd.concat([means.assign(minus=""), differences.rename(columns={"effect": "mean"}).assign(minus="ft")]),
+        training_tables.by_seed(
+            pd.concat([means.assign(minus=""), differences.rename(columns={"effect": "mean"}).assign(minus="ft")])
+        ),
         "mixkd suite full",
         stacked=True,
     )

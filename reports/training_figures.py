@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from reports import training_tables
-from reports.drawing import INK, MARKERS, SERIES, Figure, mark, panel, panels, side_of
+from reports.drawing import FEW, INK, MARKERS, SERIES, Figure, dots, mark, panel, panels, side_of
 from reports.evidence import Evidence
 from reports.setting import LEAST, LIMITED, PLACE
 from reports.wording import count, effects, interval, name_of, number, recipe_and_target
@@ -86,6 +86,8 @@ def _share_figure(shares: pd.DataFrame) -> Figure:
             axes.fill_between(rows["train_fraction"][known], rows["low"][known], rows["high"][known], color=SERIES[k],
                               alpha=0.2, linewidth=0)  # fmt: skip
             axes.plot(rows["train_fraction"], rows["mean"], color=SERIES[k], marker=MARKERS[k], label=name_of(recipe))
+            for row in rows.to_dict("records"):
+                dots(axes, row["train_fraction"], row["seeds"], k)
         axes.set_xscale("log")
         fractions = sorted(set(shares["train_fraction"]))
         axes.set_xticks(fractions, [f"{fraction:.0%}" for fraction in fractions])
@@ -100,11 +102,11 @@ def _share_figure(shares: pd.DataFrame) -> Figure:
     return Figure(
         "amount",
         f"Of {', '.join(map(name_of, drawn))}, the highest mean score at each share of the data: {title}",
-        f"{PLACE}. Means with 95 % t intervals over {_seeds(shares)}; epochs are such that "
-        "the number of steps is the same for all shares of at most 20 %. The order of the means is not tested.",
+        f"{PLACE}. Means with 95 % t intervals over {_seeds(shares)}. {_dots(shares)}Epochs are such "
+        "that the number of steps is the same for all shares of at most 20 %. The order of the means is not tested.",
         tuple(svgs),
         f"Line chart of the test score over the share of the data. {told}.",
-        shares,
+        training_tables.by_seed(shares),
         "mixkd suite breadth",
     )
 
@@ -114,6 +116,9 @@ def _back_translation_figure(added: pd.DataFrame) -> Figure:
     recipes, cases = list(dict.fromkeys(added["recipe"])), added.groupby(["train_fraction", "reference"])
     with panels("back-translation", svgs, len(cases), width=1.9 * len(cases) + 1.4) as grid:
         for axes, ((share, reference), rows) in zip(grid, cases, strict=True):
+            if axes is not grid[0]:
+                axes.sharex(grid[0])
+            axes.locator_params(axis="x", nbins=4)
             _marks(axes, rows, "recipe", recipes)
             axes.set(xlabel=f"score minus that without,\nin as many {reference}", title=f"{share:.0%} of the data")
         grid[0].set_yticks(range(len(recipes)), [name_of(recipe) for recipe in recipes])
@@ -127,10 +132,10 @@ def _back_translation_figure(added: pd.DataFrame) -> Figure:
         "back-translation",
         f"Score with back-translated examples minus without, in {raised}",
         f"{PLACE}. Translations double the examples of an epoch, so that as many epochs are twice the steps. "
-        f"Paired differences with 95 % t intervals over {_seeds(added)}. {_NOT_CORRECTED}",
+        f"Paired differences with 95 % t intervals over {_seeds(added)}. {_dots(added)}{_NOT_CORRECTED}",
         tuple(svgs),
         f"Dot chart of differences. {told}.",
-        added,
+        training_tables.by_seed(added),
         "mixkd suite breadth",
         stacked=True,
     )
@@ -154,10 +159,10 @@ def _elsewhere_figure(others: pd.DataFrame) -> Figure:
         "elsewhere",
         f"SM+TMKD's score on other tasks and with other depths: {told}",
         f"Paired differences with 95 % t intervals over {_seeds(others)}; the setting is the "
-        f"registered one but for what is named. {_NOT_CORRECTED} No registered claims.",
+        f"registered one but for what is named. {_dots(others)}{_NOT_CORRECTED} No registered claims.",
         tuple(svgs),
         f"Dot charts of differences. {effects(others, _place_and_reference)}.",
-        others,
+        training_tables.by_seed(others),
         "mixkd suite breadth",
         stacked=True,
     )
@@ -173,6 +178,8 @@ def _sensitivity_figure(changed: pd.DataFrame) -> Figure:
                 axes.fill_between(line["value"], line["low"], line["high"], color=SERIES[k], alpha=0.2, linewidth=0)
                 label = "SM+TMKD's default" if reference == "sm+tmkd" else name_of(str(reference))
                 axes.plot(line["value"], line["effect"], color=SERIES[k], marker=MARKERS[k], label=f"minus {label}")
+                for row in line.to_dict("records"):
+                    dots(axes, row["value"], row["seeds"], k)
             axes.axhline(0, color=INK, linewidth=0.8)
             axes.set_xscale("log")
             values = sorted(set(rows["value"].astype(float)))
@@ -182,20 +189,22 @@ def _sensitivity_figure(changed: pd.DataFrame) -> Figure:
         grid[0].set_ylabel("difference in test score")
         grid[-1].legend(fontsize=8.5)
     own = changed[changed["reference"] == "sm+tmkd"]
-    best = own.sort_values("effect").to_dict("records")[-1]
+    best = own.dropna(subset="low").sort_values("effect").to_dict("records")  # the default has no difference to itself
     told = effects(
         changed, lambda row: f"{_SETTINGS[row['setting']]} {row['value']:g} minus {name_of(row['reference'])}"
     )
     return Figure(
         "sensitivity",
-        f"Of all single changes to SM+TMKD, {_SETTINGS[best['setting']]} = {best['value']:g} helps most: "
-        f"{number(best['effect'])} {interval(best['low'], best['high'])} over its default",
+        f"Of all single changes to SM+TMKD, {_SETTINGS[best[-1]['setting']]} = {best[-1]['value']:g} does best: "
+        f"{number(best[-1]['effect'])} {interval(best[-1]['low'], best[-1]['high'])} against its default"
+        if best
+        else "SM+TMKD with one setting changed at a time",
         f"{PLACE}, {changed['train_fraction'].min():.0%} of the training data. One setting is changed at a time. "
         f"Paired differences with 95 % t intervals over {_seeds(changed)}; KD has the same "
-        "learning rate. The best of so many is not a test.",
+        f"learning rate. {_dots(changed)}The best of so many is not a test.",
         tuple(svgs),
         f"Line charts of differences in score. {told}.",
-        changed,
+        training_tables.by_seed(changed),
         "mixkd suite sensitivity",
         stacked=True,
     )
@@ -217,11 +226,12 @@ def _robustness_figure(moved: pd.DataFrame) -> Figure:
         "robustness",
         f"SM+TMKD's score minus KD's: {told}" if told else "Scores minus KD's under noise and on other texts",
         f"{PLACE}, {LIMITED:.0%} of the training data; trained on movie sentences, tested on others and with noise. "
-        f"Paired differences with 95 % t intervals over {_seeds(moved)}; no registered claims. {_NOT_CORRECTED} "
+        f"Paired differences with 95 % t intervals over {_seeds(moved)}; no registered claims. "
+        f"{_dots(moved)}{_NOT_CORRECTED} "
         "Where the tokenizer ignores case, as BERT's uncased ones do, wrong case changes nothing.",
         tuple(svgs),
         f"Dot charts of differences in score. {effects(moved, recipe_and_target)}.",
-        moved,
+        training_tables.by_seed(moved),
         "mixkd suite full",
         stacked=True,
     )
@@ -231,7 +241,7 @@ def _marks(axes: Axes, rows: pd.DataFrame, column: str, places: list[str]) -> No
     """Horizontal intervals of effects, coloured by the side of zero that they are on."""
     for row in rows.to_dict("records"):
         effect = (row["effect"], row["low"], row["high"])
-        mark(axes, places.index(row[column]), effect, side_of(0, *effect[1:]), across=True)
+        mark(axes, places.index(row[column]), effect, side_of(0, *effect[1:]), across=True, seeds=row["seeds"])
     axes.axvline(0, color=INK, linewidth=0.8)
 
 
@@ -248,6 +258,11 @@ def _seeds(rows: pd.DataFrame) -> str:
     """How many seeds the rows of a table have."""
     least, most = int(rows["num_seeds"].min()), int(rows["num_seeds"].max())
     return count(most, "seed") if least == most else f"{least} to {count(most, 'seed')}"
+
+
+def _dots(rows: pd.DataFrame) -> str:
+    """What says that seeds are drawn, if they are."""
+    return "Small dots: single seeds. " if rows["num_seeds"].min() <= FEW else ""
 
 
 def _raised(rows: pd.DataFrame) -> str:

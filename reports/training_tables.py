@@ -1,7 +1,7 @@
 """The numbers behind the figures of trained students: paired estimates with their intervals, as data frames.
 
 Runs are those in the registered setting, or that differ from it in one thing. Pairs are runs of one seed and share of
-the data; the seed is what is replicated.
+the data; the seed is what is replicated. The column `seeds` is the list of what every seed gave, in their order.
 """
 
 from collections.abc import Mapping
@@ -44,10 +44,10 @@ def recipe_seeds(evidence: Evidence, fraction: float = LIMITED) -> pd.DataFrame:
 def recipe_summary(seeds: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Mean of a measure per recipe with its interval over seeds, in the order of `seeds`."""
     rows = [
-        [recipe, len(group), *mean_estimate(group[measure])[:3]]
+        [recipe, len(group), *mean_estimate(group[measure])[:3], list(group[measure])]
         for recipe, group in seeds.groupby("recipe", sort=False)
     ]
-    return pd.DataFrame(rows, columns=["recipe", "num_seeds", "mean", "low", "high"])
+    return pd.DataFrame(rows, columns=["recipe", "num_seeds", "mean", "low", "high", "seeds"])
 
 
 def by_share(evidence: Evidence) -> pd.DataFrame:
@@ -57,7 +57,7 @@ def by_share(evidence: Evidence) -> pd.DataFrame:
         recipe_summary(recipe_seeds(evidence, float(fraction)), "test_score").assign(train_fraction=fraction)
         for fraction in sorted(set(runs["train_fraction"]))
     ]
-    columns = ["train_fraction", "recipe", "num_seeds", "mean", "low", "high"]
+    columns = ["train_fraction", "recipe", "num_seeds", "mean", "low", "high", "seeds"]
     return pd.concat(parts)[columns].reset_index(drop=True) if parts else pd.DataFrame(columns=columns)
 
 
@@ -65,8 +65,9 @@ def back_translation(evidence: Evidence) -> pd.DataFrame:
     """What back-translated examples add: score with them minus without, per recipe and share of the data.
 
     Returns:
-        One row per reference, recipe and train_fraction: effect, low, high, num_seeds. Translations double the examples
-        of an epoch; without them, the reference is trained for as many "epochs", or twice as many, for as many "steps".
+        One row per reference, recipe and train_fraction: effect, low, high, num_seeds, seeds. Translations double the
+        examples of an epoch; without them, the reference is trained for as many "epochs", or twice as many, for as many
+        "steps".
     """
     runs = evidence.runs[evidence.runs["precision"] == "bf16"]
     added = runs[(runs["changed"] == "augmentation") & runs["recipe"].str.endswith("+bt")]
@@ -85,7 +86,7 @@ def elsewhere(evidence: Evidence) -> pd.DataFrame:
 
     Returns:
         One row per task, student_layers (0: all), train_fraction, num_epochs and reference ("kd", "ft"): effect, low,
-        high, num_seeds.
+        high, num_seeds, seeds.
     """
     runs = evidence.runs[evidence.runs["precision"] == "bf16"]
     changed = [set(str(names).split(", ")) for names in runs["changed"]]
@@ -105,8 +106,8 @@ def sensitivity(evidence: Evidence) -> pd.DataFrame:
     """SM+TMKD with one setting changed, against its default and against KD, per setting and value.
 
     Returns:
-        One row per setting, value and reference ("sm+tmkd", "kd"): effect, low, high, num_seeds. KD has the same
-        learning rate; the other settings are none of its own.
+        One row per setting, value and reference ("sm+tmkd", "kd"): effect, low, high, num_seeds, seeds. KD has the
+        same learning rate; the other settings are none of its own.
     """
     runs = evidence.runs[evidence.runs["precision"] == "bf16"]
     defaults: dict[str, object] = {**SETTING, **WEIGHTS["sm+tmkd"]}
@@ -127,7 +128,7 @@ def sensitivity(evidence: Evidence) -> pd.DataFrame:
             if len(scores):
                 contrast = _contrasts((arm - scores).dropna(), [name]).rename(columns={name: "value"})
                 found.append(contrast.assign(setting=name, reference=reference, train_fraction=min(shares)))
-    columns = ["setting", "value", "reference", "train_fraction", "effect", "low", "high", "num_seeds"]
+    columns = ["setting", "value", "reference", "train_fraction", "effect", "low", "high", "num_seeds", "seeds"]
     return pd.concat(found)[columns].reset_index(drop=True) if found else pd.DataFrame(columns=columns)
 
 
@@ -142,7 +143,11 @@ def paths(evidence: Evidence) -> pd.DataFrame:
 
 
 def path_means(evidence: Evidence) -> pd.DataFrame:
-    """The distances themselves, of every recipe's students and of their teacher: target, recipe, mean, low, high."""
+    """The distances themselves, of every recipe's students and of their teacher.
+
+    Returns:
+        One row per target and recipe: num_seeds, mean, low, high, seeds.
+    """
     runs = registered_runs(evidence.runs)
     rows = []
     for name, words in PATHS.items():
@@ -152,13 +157,12 @@ def path_means(evidence: Evidence) -> pd.DataFrame:
         for recipe, group in _in_order(runs, "seed").groupby("recipe", sort=False):
             values = group[f"path/student_{name}"].dropna()
             if len(values):
-                rows.append([words, recipe, len(values), *mean_estimate(values)[:3]])
+                rows.append([words, recipe, len(values), *mean_estimate(values)[:3], list(values)])
         teacher = runs[f"path/teacher_{name}"].dropna()
         if len(teacher):
-            rows.append([words, "teacher", 1, teacher.iloc[0], np.nan, np.nan])
-    return pd.DataFrame(rows, columns=["target", "recipe", "num_seeds", "mean", "low", "high"]).replace(
-        [np.inf, -np.inf], np.nan
-    )
+            rows.append([words, "teacher", 1, teacher.iloc[0], np.nan, np.nan, []])
+    frame = pd.DataFrame(rows, columns=["target", "recipe", "num_seeds", "mean", "low", "high", "seeds"])
+    return frame.replace([np.inf, -np.inf], np.nan)
 
 
 def halves(evidence: Evidence) -> pd.DataFrame:
@@ -188,8 +192,13 @@ def _against(evidence: Evidence, targets: Mapping[str, str], reference: str) -> 
             others = wide.drop(columns=reference).sub(wide[reference], axis="index").stack().dropna()
             differences = pd.Series(others, dtype=float).rename_axis(["seed", "recipe"])
             found.append(_contrasts(differences, ["recipe"]).assign(target=words))
-    columns = ["target", "recipe", "effect", "low", "high", "num_seeds"]
+    columns = ["target", "recipe", "effect", "low", "high", "num_seeds", "seeds"]
     return pd.concat(found)[columns].reset_index(drop=True) if found else pd.DataFrame(columns=columns)
+
+
+def by_seed(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with a row per seed, what it gave as `of_seed`, in place of the lists."""
+    return table.explode("seeds").rename(columns={"seeds": "of_seed"}).astype({"of_seed": float})
 
 
 def _scores(runs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -201,8 +210,8 @@ def _contrasts(differences: "pd.Series[float]", keys: list[str]) -> pd.DataFrame
     rows = []
     for key, group in differences.groupby(keys):
         names = key if isinstance(key, tuple) else (key,)
-        rows.append([*names, *mean_estimate(group)[:3], len(group)])
-    frame = pd.DataFrame(rows, columns=[*keys, "effect", "low", "high", "num_seeds"])
+        rows.append([*names, *mean_estimate(group)[:3], len(group), list(group)])
+    frame = pd.DataFrame(rows, columns=[*keys, "effect", "low", "high", "num_seeds", "seeds"])
     frame = frame.replace([np.inf, -np.inf], np.nan)
     others = [name for name in keys if name != "recipe"]
     return _in_order(frame, *others) if "recipe" in keys else frame

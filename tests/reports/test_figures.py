@@ -160,3 +160,15 @@ def test_the_front_is_what_nothing_beats_and_a_teacher_that_beats_a_student_is_n
     )
     assert "the 6-layer teacher in onnx-int8 is faster than the 3-layer student in float32" in pareto.caption.lower()
     assert pareto.caption.count("is faster than") == 1
+
+
+def test_single_seeds_are_drawn_where_they_are_few():
+    def drawn(num_seeds, across):
+        svgs = []
+        with drawing.panel("a", svgs) as axes:
+            drawing.mark(axes, 2, (0.5, 0.0, 1.0), 1, across=across, seeds=[0.1 * k for k in range(num_seeds)])
+            return [line.get_xydata().tolist() for line in axes.lines if line.get_marker() == "."]
+
+    assert drawn(2, False) == [[[1.78, 0.0], [1.78, 0.1]]]
+    assert drawn(2, True) == [[[0.0, 1.78], [0.1, 1.78]]]
+    assert drawn(11, True) == drawn(0, True) == []

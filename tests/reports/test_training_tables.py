@@ -47,6 +47,10 @@ def test_back_translation_is_held_against_the_same_seed_without_in_as_many_epoch
         ("epochs", "kd"): 0.01, ("epochs", "sm+tmkd"): 0.03, ("steps", "kd"): -0.01, ("steps", "sm+tmkd"): -0.01,
     }  # fmt: skip
     assert found["effect"].to_dict() == pytest.approx(expected, abs=3e-4)
+    assert [np.mean(seeds) for seeds in found["seeds"]] == pytest.approx(found["effect"].tolist())
+    of_seeds = training_tables.by_seed(found.reset_index()).groupby(["reference", "recipe"])["of_seed"]
+    assert of_seeds.size().eq(3).all()
+    assert of_seeds.mean().to_dict() == pytest.approx(found["effect"].to_dict())
     assert (found["low"] * found["high"] > 0).all()
     assert (found["high"] - found["low"] < 0.002).all()  # the seeds' spread cancels
     assert found["train_fraction"].eq(0.05).all() and found["num_seeds"].eq(3).all()
