@@ -141,13 +141,13 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
             problems.append(Problem(path, f"lacks the measurements {', '.join(sorted(lacking))}"))
             continue
         rows.append(row)
-    of_scores = ["test_score", "generalization_gap", "teacher_test_score"]
-    numbers = ["train_fraction", "student_layers", "num_epochs", *of_scores]
+    numbers = ["train_fraction", "student_layers", "test_score", "generalization_gap", "teacher_test_score"]
     frame = pd.DataFrame(rows)
     columns = [
         *frame.columns,
         *_Identity.model_fields,
         *numbers,
+        "num_epochs",
         "run_id",
         "pair",
         "twin",

@@ -40,8 +40,8 @@ RUNS = {
     "quick": (5 * 3, 1),
     "standard": (5 * 6 * 5 * ((8 + 4) + (6 + 4)), 5),  # at one layer neither pkd nor distilbert
     "full": (2 * 6 * 30 + 2 * 30, 1),
-    # back-translation at two shares, two other shares, one layer, another start, four other tasks
-    "breadth": (5 * (2 * 4 + 2 * 5 + 5 + 3 + 4 * 5), 5),
+    # back-translation at two shares, two other shares, one layer, another start, four other tasks, twice the epochs
+    "breadth": (5 * (2 * 4 + 2 * 5 + 5 + 3 + 4 * 5 + 2 * 2), 5),
     "glue": (6 * 2 * 11 * 3 + 4 * 2 * 2 * 7 * 3, 6),
     # ft, kd and the default, then everything else than the default: a, ratio, two weights; the rate of all three
     "sensitivity": (5 * (3 + 5 + 3 + 3 + 4 + 3 * 4), 1),
