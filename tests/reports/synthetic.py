@@ -247,9 +247,8 @@ def save_studies_of_training(store: Store, num_seeds: int = 3) -> None:
     """Other shares, a task and a depth, and at 5 % back-translation and single settings changed; with a little noise.
 
     SM+TMKD scores 2 points above KD, which back-translation raises by 1 and SM+TMKD by 3, and twice the epochs by 2
-    and 4; Beta(0.4, 0.4) costs half a
-    point, a learning rate of 1e-3 costs both a point. On vader-nyt SM+TMKD gains 5 points over KD and 3 over FT, with
-    one layer it loses 5 and 7.
+    and 4; Beta(0.4, 0.4) costs half a point, a learning rate of 1e-3 costs both a point. On vader-nyt SM+TMKD gains 5
+    points over KD and 3 over FT, with one layer it loses 5 and 7.
     """
     rng = np.random.default_rng(2)
 

@@ -37,6 +37,8 @@ def test_changes_are_paired_and_over_the_risk_without(evidence):
     difference = arm["generalization_gap"] - none["generalization_gap"]
     assert row["change"] == pytest.approx(difference.mean() / none["population_risk"].mean())
     assert row["low"] < row["change"] < row["high"] < 0
+    shuffled = evidence.cells | {("T22", "S0 n=20"): none.iloc[::-1]}  # replicates are paired by their number
+    assert_frame_equal(simulation.contrasts(replace(evidence, cells=shuffled)), simulation.contrasts(evidence))
     phase = simulation.phase(evidence)
     assert len(phase) == 2 * 2 * 2 * 2 * 2 and set(phase["ratio"]) == {22 / 200, 440 / 200, 22 / 11, 440 / 11}
     assert set(zip(phase["a"], phase["rho"], strict=True)) == {(1, 4), (0.2, 16)} and set(phase["study"]) == {"phase"}
