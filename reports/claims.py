@@ -55,6 +55,7 @@ class Test(_Frozen):
         fraction: Of runs: their share of the training examples.
         against_fraction: Of runs: the difference at `fraction` is held against the same one at this share.
         init: Of runs: the layers from which both start; None: each as its recipe does.
+        longer_reference: Of runs: the reference is trained for twice the registered epochs.
         first_seed: Of runs: the least seed that counts. Those before it gave rise to the claim.
     """
 
@@ -70,6 +71,7 @@ class Test(_Frozen):
     fraction: float | None = None
     against_fraction: float | None = None
     init: str | None = None
+    longer_reference: bool = False
     first_seed: int = 0
 
 

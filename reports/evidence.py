@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from mixkd.store import CellRecord, Problem, Record, Store, canonical_json, first_error
 from reports.benchmark_files import read_benchmarks
-from reports.setting import LIMITED, deviations
+from reports.setting import EPOCHS, LIMITED, deviations
 from theory.studies import PILOT_SEED
 
 #: Fields of an experiment that belong to its recipe, beside ``*_weight``: runs of a pair may differ in them.
@@ -137,7 +137,7 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
             "changed": None if changed is None else ", ".join(changed),
         }
         lacking = {"test_score", "generalization_gap"} - record.measurements.keys()
-        if row["changed"] in ("", "init") and lacking:  # those that claims rest on
+        if row["changed"] in ("", "init", "num_epochs") and lacking:  # those that claims rest on
             problems.append(Problem(path, f"lacks the measurements {', '.join(sorted(lacking))}"))
             continue
         rows.append(row)
@@ -173,6 +173,12 @@ def registered_runs(runs: pd.DataFrame, fraction: float = LIMITED, changed: str 
     Those in fp32 are their twins, for the claim about precision.
     """
     return runs[(runs["changed"] == changed) & (runs["precision"] == "bf16") & (runs["train_fraction"] == fraction)]
+
+
+def longer_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs in the registered setting, but for twice the epochs; in bf16."""
+    is_twice = runs["num_epochs"] == 2 * runs["train_fraction"].map(EPOCHS)
+    return runs[(runs["changed"] == "num_epochs") & (runs["precision"] == "bf16") & is_twice]
 
 
 def _paths(store: Store, runs: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:

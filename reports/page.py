@@ -49,11 +49,12 @@ class _Section(NamedTuple):
 _SECTIONS = (
     _Section(
         "methods", "Does it beat distillation and the baselines?",
-        ("E01", "E02", "E03", "E04", "E05", "E08", "E10", "E11", "E12", "E17", "E18", "E19"), ("score",), TRAINING,
+        ("E01", "E02", "E03", "E04", "E05", "E08", "E10", "E11", "E12", "E17", "E18", "E19", "E20", "E22"),
+        ("score", "epochs"), TRAINING,
     ),
     _Section(
-        "amount", "How does it depend on the amount of data?", ("E13", "E14", "E15", "E16"), ("amount", "score-least"),
-        TRAINING,
+        "amount", "How does it depend on the amount of data?", ("E13", "E14", "E15", "E16", "E21", "E23"),
+        ("amount", "score-least"), TRAINING,
     ),
     _Section("translation", "What does back-translation add?", (), ("back-translation",), "mixkd suite breadth"),
     _Section("elsewhere", "Other tasks and depths", (), ("elsewhere",), "mixkd suite breadth"),

@@ -7,7 +7,7 @@ import pandas as pd
 
 from reports.benchmark_files import CONDITIONS, latest
 from reports.claims import PRECISIONS, Claim, Test
-from reports.evidence import Evidence, registered_runs
+from reports.evidence import Evidence, longer_runs, registered_runs
 from reports.statistics import Array
 
 
@@ -108,8 +108,10 @@ def _run_samples(runs: pd.DataFrame, test: Test) -> Samples | Missing:
             pairs[fraction] = _pairs(runs, test, fraction)
             if pairs[fraction].empty:
                 arms = f"{test.arm} and {test.reference} on {fraction:.0%} of the data"
-                start = "" if test.init is None else f", but for init {test.init}, from seed {test.first_seed} on"
-                return Missing(f"no paired runs of {arms} in the registered setting{start}")
+                but = "" if test.init is None else f", but for init {test.init}"
+                but += f", but for twice the epochs of {test.reference}" if test.longer_reference else ""
+                but += f", from seed {test.first_seed} on" if test.first_seed else ""
+                return Missing(f"no paired runs of {arms} in the registered setting{but}")
     if len(pairs) == 1:
         (pair,) = pairs.values()
         return Samples(pair)
@@ -123,11 +125,14 @@ def _run_samples(runs: pd.DataFrame, test: Test) -> Samples | Missing:
 
 def _pairs(runs: pd.DataFrame, test: Test, fraction: float) -> pd.DataFrame:
     """One row per seed: the measure of arm and reference, whose runs agree in all that is not compared."""
-    chosen = registered_runs(runs, fraction)
+    chosen = registered_runs(runs, fraction, changed="" if test.init is None else "init")
     if test.init is not None:
-        chosen = registered_runs(runs, fraction, changed="init")
-        is_new = chosen[["init_seed", "data_seed"]].min(axis="columns") >= test.first_seed
-        chosen = chosen[is_new & (chosen["init"] == test.init)]
+        chosen = chosen[chosen["init"] == test.init]
+    if test.longer_reference:
+        longer = longer_runs(runs).query("train_fraction == @fraction and recipe == @test.reference")
+        # What else a pair has to agree in, the registered setting holds.
+        chosen = pd.concat([chosen[chosen["recipe"] == test.arm], longer]).assign(pair="")
+    chosen = chosen[chosen[["init_seed", "data_seed"]].min(axis="columns") >= test.first_seed]
     if test.reference == "teacher":
         chosen = chosen[chosen["recipe"] == test.arm]
         frame = chosen[["seed", test.measure, f"teacher_{test.measure}"]].set_index("seed").astype(float)

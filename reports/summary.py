@@ -9,11 +9,13 @@ from reports.verdicts import Judged
 DECISIONS: Mapping[str, tuple[str, str | None]] = {
     "MixKD (SM+TMKD) rather than fine-tune a small model on the labels": ("E02", "E14"),
     "MixKD (SM+TMKD) rather than distil without mixup (KD)": ("E01", "E13"),
+    "MixKD (SM+TMKD) rather than KD with twice the epochs, as much work in the student": ("E20", "E21"),
     "MixKD (SM+TMKD) rather than imitate hidden states, too (PKD)": ("E10", None),
     "MixKD (SM+TMKD) rather than KD that starts from every other layer (DistilBERT)": ("E11", None),
     "MixKD (SM+TMKD) rather than KD, both from every other layer": ("E18", None),
     "mixed inputs beside the teacher's answers on the originals (SM+TMKD+KD rather than KD)": ("E17", None),
     "the same, both from every other layer": ("E19", None),
+    "SM+TMKD+KD rather than KD with twice the epochs": ("E22", "E23"),
     "the teacher's answers on mixed inputs in place of those on the originals (TMKD rather than KD)": ("E04", None),
     "mixup without a teacher (SM) rather than fine-tune on the labels": ("E03", None),
 }

@@ -29,6 +29,8 @@ def build(evidence: Evidence) -> Iterator[Figure]:
         if len(seeds := training_tables.recipe_seeds(evidence, fraction)):
             for measure in ("test_score", "generalization_gap"):
                 yield _recipe_figure(seeds, measure, fraction)
+    if len(longer := training_tables.epochs(evidence)):
+        yield _epochs_figure(longer)
     if len(set((shares := training_tables.by_share(evidence))["train_fraction"])) > 1:
         yield _share_figure(shares)
     if len(added := training_tables.back_translation(evidence)):
@@ -121,8 +123,7 @@ def _back_translation_figure(added: pd.DataFrame) -> Figure:
             axes.locator_params(axis="x", nbins=4)
             _marks(axes, rows, "recipe", recipes)
             axes.set(xlabel=f"score minus that without,\nin as many {reference}", title=f"{share:.0%} of the data")
-        grid[0].set_yticks(range(len(recipes)), [name_of(recipe) for recipe in recipes])
-        grid[0].invert_yaxis()
+        _name_rows(grid[0], [name_of(recipe) for recipe in recipes])
     told = effects(
         added,
         lambda row: f"{name_of(row['recipe'])} at {row['train_fraction']:.0%}, in as many {row['reference']}",
@@ -150,8 +151,7 @@ def _elsewhere_figure(others: pd.DataFrame) -> Figure:
         for axes, reference in zip(grid, references, strict=True):
             _marks(axes, others[others["reference"] == reference], "place", places)
             axes.set(xlabel=f"score minus {name_of(reference)}'s")
-        grid[0].set_yticks(range(len(places)), places)
-        grid[0].invert_yaxis()
+        _name_rows(grid[0], places)
     told = "; ".join(
         f"minus {name_of(reference)} {_raised(others[others['reference'] == reference])}" for reference in references
     )
@@ -210,6 +210,31 @@ def _sensitivity_figure(changed: pd.DataFrame) -> Figure:
     )
 
 
+def _epochs_figure(longer: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    longer = longer.assign(comparison=[_comparison(row) for row in longer.to_dict("records")])
+    places, cases = list(dict.fromkeys(longer["comparison"])), longer.groupby("train_fraction")
+    with panels("epochs", svgs, len(cases), width=8.0) as grid:
+        for axes, (share, rows) in zip(grid, cases, strict=True):
+            _marks(axes, rows, "comparison", places)
+            axes.set(xlabel="difference in test score", title=f"{share:.0%} of the data")
+        _name_rows(grid[0], places)
+    fair = longer[(longer["epochs"] == "once") & (longer["reference_epochs"] == "twice")]
+    told, shown = (effects(rows, _comparison_and_share) for rows in (fair, longer))
+    return Figure(
+        "epochs",
+        f"At equal work in the student: {told}",
+        f"{PLACE}. Once: the registered epochs. Mixup takes originals and mixed inputs through the student: as much "
+        "work there as KD with twice the epochs. "
+        f"Paired differences with 95 % t intervals over {_seeds(longer)}. {_dots(longer)}{_NOT_CORRECTED}",
+        tuple(svgs),
+        f"Dot chart of differences. {shown}.",
+        training_tables.by_seed(longer),
+        "mixkd suite longer",
+        stacked=True,
+    )
+
+
 def _robustness_figure(moved: pd.DataFrame) -> Figure:
     svgs: list[str] = []
     targets = list(dict.fromkeys(moved["target"]))
@@ -218,8 +243,7 @@ def _robustness_figure(moved: pd.DataFrame) -> Figure:
         for axes, target in zip(grid, targets, strict=True):
             _marks(axes, moved[moved["target"] == target], "recipe", recipes)
             axes.set(xlabel="score minus KD's", title=target)
-        grid[0].set_yticks(range(len(recipes)), [name_of(recipe) for recipe in recipes])
-        grid[0].invert_yaxis()
+        _name_rows(grid[0], [name_of(recipe) for recipe in recipes])
     ours = moved[moved["recipe"] == "sm+tmkd"]
     told = effects(ours, lambda row: row["target"])
     return Figure(
@@ -245,6 +269,11 @@ def _marks(axes: Axes, rows: pd.DataFrame, column: str, places: list[str]) -> No
     axes.axvline(0, color=INK, linewidth=0.8)
 
 
+def _name_rows(axes: Axes, names: list[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+
+
 def _place(row: Mapping[Any, Any]) -> str:
     layers = count(int(row["student_layers"]), "layer") if row["student_layers"] else "all layers"
     return f"{row['task']}, {layers}, {row['train_fraction']:.0%}, {count(int(row['num_epochs']), 'epoch')}"
@@ -252,6 +281,14 @@ def _place(row: Mapping[Any, Any]) -> str:
 
 def _place_and_reference(row: Mapping[Any, Any]) -> str:
     return f"{row['place']}, minus {name_of(row['reference'])}"
+
+
+def _comparison(row: Mapping[Any, Any]) -> str:
+    return f"{name_of(row['recipe'])} {row['epochs']} minus {name_of(row['reference'])} {row['reference_epochs']}"
+
+
+def _comparison_and_share(row: Mapping[Any, Any]) -> str:
+    return f"{row['comparison']} at {row['train_fraction']:.0%}"
 
 
 def _seeds(rows: pd.DataFrame) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from reports.evidence import PATH_RECIPES, Evidence, registered_runs
-from reports.setting import EPOCHS, LIMITED, SETTING, WEIGHTS
+from reports.evidence import PATH_RECIPES, Evidence, longer_runs, registered_runs
+from reports.setting import LIMITED, SETTING, WEIGHTS
 from reports.statistics import mean_estimate, median_estimate
 from reports.wording import RECIPES
 
@@ -72,12 +72,40 @@ def back_translation(evidence: Evidence) -> pd.DataFrame:
     runs = evidence.runs[evidence.runs["precision"] == "bf16"]
     added = runs[(runs["changed"] == "augmentation") & runs["recipe"].str.endswith("+bt")]
     added = added.assign(recipe=added["recipe"].str.removesuffix("+bt"))
-    is_twice = runs["num_epochs"] == 2 * runs["train_fraction"].map(EPOCHS)
-    plain = {"epochs": runs[runs["changed"] == ""], "steps": runs[(runs["changed"] == "num_epochs") & is_twice]}
+    plain = {"epochs": runs[runs["changed"] == ""], "steps": longer_runs(runs)}
     keys, found = ["train_fraction", "recipe", "seed"], []
     for reference, others in plain.items():
         differences = (_scores(added, keys) - _scores(others, keys))["test_score"].dropna()
         found.append(_contrasts(differences, ["train_fraction", "recipe"]).assign(reference=reference))
+    return pd.concat(found, ignore_index=True)
+
+
+def epochs(evidence: Evidence) -> pd.DataFrame:
+    """Mixup against KD with twice the epochs, and what twice the epochs change; on the seeds of KD with them.
+
+    Returns:
+        One row per recipe and its epochs ("once", "twice"), reference and its reference_epochs, and train_fraction:
+        effect, low, high, num_seeds, seeds.
+    """
+    runs = evidence.runs[evidence.runs["precision"] == "bf16"]
+    once, twice = runs[runs["changed"] == ""].assign(epochs="once"), longer_runs(runs).assign(epochs="twice")
+    wide = pd.concat([once, twice]).pivot_table(
+        index=["train_fraction", "seed"], columns=["recipe", "epochs"], values="test_score"
+    )
+    wide = wide.reindex(columns=pd.MultiIndex.from_product([["kd", "sm+tmkd", "sm+tmkd+kd"], ["once", "twice"]]))
+    wide = wide[wide["kd", "twice"].notna()]
+    keys = ["recipe", "epochs", "reference", "reference_epochs"]
+    found = []
+    for names in (
+        ("sm+tmkd", "once", "kd", "once"),
+        ("sm+tmkd", "once", "kd", "twice"),
+        ("sm+tmkd+kd", "once", "kd", "twice"),
+        ("sm+tmkd", "twice", "kd", "twice"),
+        ("kd", "twice", "kd", "once"),
+        ("sm+tmkd", "twice", "sm+tmkd", "once"),
+    ):
+        contrast = _contrasts((wide[names[:2]] - wide[names[2:]]).dropna(), ["train_fraction"])
+        found.append(contrast.assign(**dict(zip(keys, names, strict=True))))
     return pd.concat(found, ignore_index=True)
 
 

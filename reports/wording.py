@@ -100,7 +100,8 @@ def quantity(claim: Claim, test: Test) -> str:
         case "mean difference":
             share = f" on {test.fraction:.0%} of the data" if test.fraction else ""
             start = ", both from every other layer" if test.init == "skip" else ""
-            return f"mean difference in {measure}, {arm} minus {reference}{share}{start}"
+            longer = " with twice the epochs" if test.longer_reference else ""
+            return f"mean difference in {measure}, {arm} minus {reference}{longer}{share}{start}"
         case "ratio of means" if test.column:
             return f"ratio of mean {measure} of {arm} to {MEASURES.get(test.column, test.column)}"
         case "ratio of means":

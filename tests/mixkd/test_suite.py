@@ -101,13 +101,15 @@ def test_standard_keeps_the_number_of_steps():
 
 def test_suites_share_their_runs():
     """quick's runs are the first seeds of full; those of breadth (but for another start and twice the epochs) and the
-    default of sensitivity are runs of standard. The seeds of starts are its own.
+    default of sensitivity are runs of standard. Of longer, KD is its own. The seeds of starts are its own.
     """
-    names = ("quick", "full", "standard", "breadth", "sensitivity", "starts")
+    names = ("quick", "full", "standard", "breadth", "sensitivity", "longer", "starts")
     runs = {name: set(load_suite(name).expand()) for name in names}
     assert runs["quick"] < runs["full"] and runs["quick"] < runs["standard"]
     others = {(e.init, e.train_fraction, e.num_epochs) for e in runs["breadth"] - runs["standard"]}
     assert others == {("skip", 0.1, 6), ("first", 0.02, 60), ("first", 0.1, 12)}
+    assert {e.recipe for e in runs["longer"] - runs["full"]} == {"kd"}
+    assert not runs["longer"] & runs["breadth"] and len(runs["longer"] & runs["full"]) == 2 * 25 * 2
     assert not runs["breadth"] & runs["full"]
     earlier = {experiment.init_seed for name in names[:-1] for experiment in runs[name]}
     assert earlier.isdisjoint(experiment.init_seed for experiment in runs["starts"])

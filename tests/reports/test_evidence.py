@@ -20,8 +20,8 @@ def test_a_sound_store_has_no_problems(tmp_path):
     synthetic.save_all(store)
     evidence = load(store, synthetic.STUDIES)
     assert evidence.problems == []
-    # Seeds, recipes and shares; twins in fp32, other starts, further studies.
-    assert len(evidence.runs) == 8 * 8 * 2 + 8 + 8 * 3 + 51
+    # Seeds, recipes and shares; twins in fp32, other starts, twice the epochs, further studies.
+    assert len(evidence.runs) == 12 * 8 * 2 + 12 + 12 * 3 + 12 * 2 + 51
     assert len(evidence.cells) == sum(len(study.cells) for study in synthetic.STUDIES.values())
 
 

@@ -24,7 +24,7 @@ def test_all_figures_are_drawn(drawn):
         "bounds": 1, "recovery": 1, "training": 1,
         "contrasts": 1, "ratios": 1, "phase": 4, "phase-mixup": 2, "score": 1, "gap": 1,
         "score-least": 1, "gap-least": 1, "amount": 1, "back-translation": 1, "elsewhere": 1, "sensitivity": 1,
-        "robustness": 1, "paths": 1, "interpolation": 1,
+        "epochs": 1, "robustness": 1, "paths": 1, "interpolation": 1,
         "pareto": 1, "size": 1, "training-speed": 1, "cost": 1,
     }  # fmt: skip
 
@@ -59,8 +59,10 @@ def test_titles_state_what_the_numbers_say(drawn, tmp_path):
     assert "in-sample mixup (S3) shrinks it in 6 of 6 settings and enlarges it in 0" in drawn["deviation"].title
     assert drawn["score"].title.startswith("With 10% of the data, SM+TMKD+KD has the highest mean test score, 0.8")
     assert drawn["gap"].title.startswith(
-        "With 10% of the data, SM+TMKD has the smallest mean generalization gap, 0.303, of 8"
+        "With 10% of the data, SM+TMKD has the smallest mean generalization gap, 0.299, of 8"
     )
+    at_equal_work = "At equal work in the student: SM+TMKD once minus KD twice at 2% 0.0"
+    assert drawn["epochs"].title.startswith(at_equal_work) and "at 10% 0.0605 [" in drawn["epochs"].title
     store = Store(tmp_path)
     synthetic.save_all(store, "bad")
     other = {figure.key: figure for figure in figures.build(load(store, synthetic.STUDIES))}
@@ -75,7 +77,7 @@ def test_alternative_texts_hold_the_numbers(drawn):
 
 
 def test_every_seed_is_in_the_data(drawn):
-    assert len(drawn["score"].data) == 8 * 8
+    assert len(drawn["score"].data) == 12 * 8
 
 
 def test_a_gap_that_is_rounding_is_neither_drawn_nor_counted(tmp_path):

@@ -70,6 +70,23 @@ def test_a_gain_is_held_against_the_same_gain_on_more_data(tmp_path):
     assert isinstance(missing, Missing) and "sm+tmkd and ft on 2% of the data" in missing.reason
 
 
+def test_a_longer_reference_has_twice_the_epochs_on_later_seeds_and_differs_in_nothing_else(tmp_path):
+    store = Store(tmp_path)
+    for seed, score in ((4, 0.1), (5, 0.6), (6, 0.7)):
+        save(store, "sm+tmkd", score, seed)
+        save(store, "kd", 0.5, seed, num_epochs=12)
+        save(store, "kd", 0.2, seed)
+        save(store, "kd", 0.3, seed, num_epochs=18)
+        save(store, "sm+tmkd", 0.9, seed, num_epochs=12)
+    save(store, "sm+tmkd", 0.9, 7)
+    save(store, "kd", 0.1, 7, num_epochs=12, learning_rate=1e-4)
+    save(store, "kd", 0.1, 7, num_epochs=12, train_fraction=0.02)
+    assert read(store, "E20").frame.to_dict("list") == {"sm+tmkd": [0.6, 0.7], "kd": [0.5, 0.5]}
+    missing = read(store, "E22")
+    assert isinstance(missing, Missing)
+    assert missing.reason.endswith("in the registered setting, but for twice the epochs of kd, from seed 5 on")
+
+
 def test_of_other_starts_only_later_seeds_and_runs_that_differ_in_nothing_else_count(tmp_path):
     store = Store(tmp_path)
     for seed, score in ((0, 0.1), (29, 0.2), (30, 0.6), (31, 0.7)):

@@ -48,6 +48,11 @@ def test_runs_of_other_starts_differ_in_nothing_else():
     assert all(deviations(one.identity()) == ["init"] for one in load_suite("starts").expand())
 
 
+def test_longer_training_differs_in_nothing_else():
+    changed = Counter((one.recipe, *deviations(one.identity())) for one in load_suite("longer").expand())
+    assert changed == {("kd", "num_epochs"): 50, ("sm+tmkd",): 50, ("sm+tmkd+kd",): 50}
+
+
 @pytest.mark.parametrize("claim", [claim for claim in LEDGER if claim.evidence == "runs"], ids=lambda claim: claim.id)
 def test_claims_ask_for_the_seeds_that_their_suite_has(claim):
     suite = [one.identity() for one in load_suite(claim.command.split()[-1]).expand()]

@@ -68,7 +68,7 @@ def test_the_bridge_names_what_cannot_be_estimated(evidence, tmp_path):
     students = "BERT students, SM+TMKD minus FT"
     assert "cannot be computed" in found.loc[(students, "one-sided deviation"), "reason"]
     assert found.loc[(students, "learned gap"), "effect"] == pytest.approx(-0.3, abs=0.02)
-    assert found.loc[(students, "learned gap"), "num"] == 8
+    assert found.loc[(students, "learned gap"), "num"] == 12
     assert "mixkd suite" in found.loc[(students, "risk"), "reason"]  # the synthetic runs have no test loss
     simulated = found.loc[("W4, 20 originals, random cosines", "risk")]
     assert simulated["low"] < simulated["effect"] < simulated["high"] < 0

