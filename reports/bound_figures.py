@@ -83,6 +83,7 @@ def _bounds(data: pd.DataFrame) -> Figure:
         f"As derived, bounds hold in at least {lowest['coverage']:.1%} {_share_interval(lowest)} of all replicates; "
         f"coverage tells {wrong['told'].sum()} of {len(wrong)} bounds with a wrong constant from a right one"
     )
+    of_each = "; ".join(f"{bound} {rows['told'].sum()} of {len(rows)}" for bound, rows in wrong.groupby("bound"))
     told = "; ".join(
         f"{row['bound']} {row['world']} {row['constant'] or 'as derived'} {row['coverage']:.1%} {_share_interval(row)}"
         for row in data[(data["constant"] == "") | data["told"]].to_dict("records")
@@ -91,8 +92,9 @@ def _bounds(data: pd.DataFrame) -> Figure:
         "bounds",
         title,
         f"One-sided bounds T0 to T3 over {replicates(data)}, with Clopper and Pearson's 95 % intervals; the line is "
-        "what the bounds promise. Where a bound is far above what it bounds, a wrong constant cannot be seen; in coin "
-        "complexities and discrepancy vanish, so that only the largest loss M can be wrong there.",
+        f"what the bounds promise. Wrong constants told: {of_each}. Where a bound is far above what it bounds, a wrong "
+        "constant cannot be seen; in coin complexities and discrepancy vanish, so that only the largest loss M can be "
+        "wrong there.",
         tuple(svgs),
         f"Dot chart of coverage. {told}.",
         data,

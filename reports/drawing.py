@@ -115,6 +115,25 @@ def dots(axes: Axes, place: float, seeds: Sequence[float], series: int, across: 
         axes.plot(*((seeds, places) if across else (places, seeds)), ".", color=SERIES[series], alpha=0.5)
 
 
+def dots_told(rows: pd.DataFrame) -> str:
+    """What says that seeds are drawn, if they are."""
+    return "Small dots: single seeds. " if rows["num_seeds"].min() <= FEW else ""
+
+
+def name_rows(axes: Axes, names: list[str]) -> None:
+    """Names on the vertical axis, the first on top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+
+
+def effects_across(axes: Axes, rows: pd.DataFrame, column: str, places: list[str]) -> None:
+    """Horizontal intervals of effects, coloured by the side of zero that they are on."""
+    for row in rows.to_dict("records"):
+        effect = (row["effect"], row["low"], row["high"])
+        mark(axes, places.index(row[column]), effect, side_of(0, *effect[1:]), across=True, seeds=row["seeds"])
+    axes.axvline(0, color=INK, linewidth=0.8)
+
+
 def side_of(threshold: float, low: float, high: float) -> int:
     """The series of an interval: above the threshold, below it, or on both sides."""
     return 2 if low > threshold else 3 if high < threshold else 0

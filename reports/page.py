@@ -57,11 +57,11 @@ _SECTIONS = (
         ("amount", "score-least"), TRAINING,
     ),
     _Section("translation", "What does back-translation add?", (), ("back-translation",), "mixkd suite breadth"),
-    _Section("elsewhere", "Other tasks and depths", (), ("elsewhere",), "mixkd suite breadth"),
+    _Section("elsewhere", "Other tasks, shares and depths", (), ("elsewhere",), "mixkd suite breadth"),
     _Section("sensitivity", "How sensitive is it?", (), ("sensitivity",), "mixkd suite sensitivity"),
     _Section(
-        "gap", "Does mixup shrink the generalization gap? Trained students", ("E06", "E07"), ("gap", "gap-least"),
-        TRAINING,
+        "gap", "Does mixup shrink the generalization gap? Trained students", ("E06", "E07"),
+        ("gap", "gap-least", "elsewhere-gap"), TRAINING,
     ),
     _Section(
         "simulation", "Does mixup shrink the generalization gap? Simulated worlds", ("theory",),

@@ -49,7 +49,7 @@ def summary(judged: list[Judged]) -> list[str]:
     refuted = sum(item.verdict.verdict == "contradicted" for item in controls)
     told = [f"{counts[outcome]} {outcome}" for outcome in ("supported", "contradicted", "inconclusive", "not run")]
     if controls:
-        told[1] += f" ({refuted} of them negative controls, of which {len(controls)} were run)"
+        told[1] += f" ({refuted} of them among the {len(controls)} negative controls that were run)"
     sentences = [f"Of {len(judged)} claims, {', '.join(told[:-1])} and {told[-1]}."]
     if of_paper:
         told = [f"{of_paper_counts[outcome]} {outcome}" for outcome in ("supported", "contradicted", "inconclusive")]

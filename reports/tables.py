@@ -25,7 +25,11 @@ def run_groups(evidence: Evidence) -> pd.DataFrame:
     """
     keys = ["task", "train_fraction", "student_layers", "recipe", "precision"]
     others = [
-        ", ".join(f"{name} {run[name]}" for name in str(run["changed"]).split(", ") if name in run and name not in keys)
+        ", ".join(
+            f"{name} {run[name]}"
+            for name in str(run["changed"]).split(", ")
+            if name not in keys and str(run.get(name, np.nan)) != "nan"  # a teacher has no such field
+        )
         for run in evidence.runs.to_dict("records")
     ]
     keys.append("others")

@@ -109,19 +109,19 @@ def epochs(evidence: Evidence) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
-def elsewhere(evidence: Evidence) -> pd.DataFrame:
-    """SM+TMKD against KD and FT on other tasks and with other depths, which no claim is about.
+def elsewhere(evidence: Evidence, measure: str) -> pd.DataFrame:
+    """SM+TMKD against KD and FT on all tasks and shares of the data, with all depths and numbers of epochs.
 
     Returns:
         One row per task, student_layers (0: all), train_fraction, num_epochs and reference ("kd", "ft"): effect, low,
-        high, num_seeds, seeds.
+        high of the paired difference in the measure, num_seeds, seeds.
     """
     runs = evidence.runs[evidence.runs["precision"] == "bf16"]
-    changed = [set(str(names).split(", ")) for names in runs["changed"]]
-    runs = runs.loc[[bool(names & {"task", "student_layers"}) and names <= _PLACES for names in changed]]
+    changed = runs["changed"]
+    runs = runs[[isinstance(names, str) and set(filter(None, names.split(", "))) <= _PLACES for names in changed]]
     keys = ["task", "student_layers", "train_fraction", "num_epochs"]
-    runs = runs.reindex(columns=[*keys, "seed", "recipe", "test_score"]).fillna({"student_layers": 0, "num_epochs": 0})
-    wide = runs.pivot_table(index=[*keys, "seed"], columns="recipe", values="test_score")
+    runs = runs.reindex(columns=[*keys, "seed", "recipe", measure]).fillna({"student_layers": 0, "num_epochs": 0})
+    wide = runs.pivot_table(index=[*keys, "seed"], columns="recipe", values=measure)
     wide = wide.reindex(columns=["sm+tmkd", "kd", "ft"])
     found = [
         _contrasts((wide["sm+tmkd"] - wide[reference]).dropna(), keys).assign(reference=reference)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.claims import Claim, Test
+from reports.claims import LEVEL, Claim, Test
 from reports.statistics import Estimate
 
 #: Column of the evidence -> what people call it.
@@ -26,6 +26,9 @@ MEASURES = {
     "mutant_discrepancy": "the bound without its discrepancy",
 }
 
+#: Said of intervals of which there are many.
+NOT_CORRECTED = "The intervals are not corrected for their number."
+
 #: Recipe -> the paper's name.
 RECIPES = {
     "ft": "FT", "kd": "KD", "pkd": "PKD", "distilbert": "DistilBERT", "sm": "SM", "tmkd": "TMKD", "sm+tmkd": "SM+TMKD",
@@ -34,8 +37,9 @@ RECIPES = {
 
 
 def name_of(recipe: str) -> str:
-    """A recipe by the paper's name."""
-    return RECIPES.get(recipe, recipe)
+    """A recipe by the paper's name, with or without back-translation."""
+    plain = recipe.removesuffix("+bt")
+    return RECIPES.get(plain, plain) + recipe[len(plain) :].upper()
 
 
 def recipe_and_target(row: Mapping[Any, Any]) -> str:
@@ -71,13 +75,21 @@ def interval(low: float | None, high: float | None) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value with its sign of comparison."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    """A p-value with its sign of comparison, with more digits where it is rounded to the level."""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3f}" if p == LEVEL or f"{p:.3f}" != f"{LEVEL:.3f}" else f"p = {p:.5f}"
 
 
 def count(num: int, singular: str) -> str:
     """A number and its noun: "1 seed", "2,000 replicates"."""
     return f"{num:,} {singular}{'' if num == 1 else 's'}"
+
+
+def seeds_told(rows: pd.DataFrame) -> str:
+    """How many seeds the rows of a table have."""
+    least, most = int(rows["num_seeds"].min()), int(rows["num_seeds"].max())
+    return count(most, "seed") if least == most else f"{least} to {count(most, 'seed')}"
 
 
 def replicates(data: pd.DataFrame) -> str:

@@ -99,7 +99,7 @@ def _replicates(key: str, role: str, effect: str, own: np.random.Generator, seed
     match key:
         case "T01" | "T02" | "T03" | "T04":
             bound = np.full(n, 5.0 if good else 0.25)
-            columns |= {"bound": bound, "mutant_loss": bound, "mutant_discrepancy": bound}
+            columns |= {"bound": bound, "mutant_loss": bound / 2, "mutant_discrepancy": bound / 2}
         case "gap_by_n":
             factor = 0.5**0.5 / 0.6 if good and " S1 " in role else 1.0  # half the originals for the same deviation
             rate = {"good": 0.5, "bad": 0.4, "null": 0.5}[effect]

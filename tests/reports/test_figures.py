@@ -23,7 +23,8 @@ def test_all_figures_are_drawn(drawn):
         "deviation": 2, "learned-gap": 2, "coverage": 2, "rate": 2, "sample-size": 1, "identification": 1,
         "bounds": 1, "recovery": 1, "training": 1,
         "contrasts": 1, "ratios": 1, "phase": 4, "phase-mixup": 2, "score": 1, "gap": 1,
-        "score-least": 1, "gap-least": 1, "amount": 1, "back-translation": 1, "elsewhere": 1, "sensitivity": 1,
+        "score-least": 1, "gap-least": 1, "amount": 1, "back-translation": 1, "elsewhere": 1,
+        "elsewhere-gap": 1, "sensitivity": 1,
         "epochs": 1, "robustness": 1, "paths": 1, "interpolation": 1,
         "pareto": 1, "size": 1, "training-speed": 1, "cost": 1,
     }  # fmt: skip

@@ -66,8 +66,15 @@ def test_the_numbers_found_in_the_readme_are_published(published, evidence, read
     verdicts = {verdict["claim"]: verdict for verdict in published["verdicts"]}
     explored = {
         way
-        for table in (training_tables.robustness, training_tables.elsewhere, training_tables.back_translation)
-        for row in table(evidence).to_dict("records")
+        for table in (
+            training_tables.robustness(evidence),
+            training_tables.back_translation(evidence),
+            training_tables.elsewhere(evidence, "test_score"),
+            training_tables.elsewhere(evidence, "generalization_gap"),
+            training_tables.sensitivity(evidence),
+            training_tables.epochs(evidence),
+        )
+        for row in table.to_dict("records")
         for way in ways(row["effect"], row["low"], row["high"])
     }
     told = re.findall(rf"{_NUMBER}(?: %)? \[{_NUMBER}, {_NUMBER}\](?: \(([A-Z]\d\d)\b)?", found)

@@ -82,9 +82,13 @@ def test_mutants_are_told_only_where_the_interval_is_below(tmp_path):
         synthetic.save_cell(
             store,
             synthetic.STUDIES["T01"].cells[world],
-            {"sup_one_sided": sup, "mutant_loss": np.full(200, 199.0 - misses)},
+            {"sup_one_sided": sup, "mutant_loss": np.full(200, 199.0 - misses), "mutant_mixed": np.full(200, 300.0)}
+            | ({"bound": np.full(200, 300.0)} if world == "coin" else {}),
         )
     found = simulation.coverages(load(store, synthetic.STUDIES)).set_index("world")
+    is_there = found.reset_index().groupby("world")["constant"].agg(set).to_dict()
+    assert is_there == {"W1": {"loss", "mixed"}, "W2": {"loss", "mixed"}, "coin": {"", "loss"}}  # mixed is its bound
+    found = found[found["constant"] == "loss"]
     assert found["told"].to_dict() == {"W1": False, "W2": True, "coin": False}
     assert found.loc["coin", "slack"] == pytest.approx(199 / np.quantile(sup, 0.95))
 

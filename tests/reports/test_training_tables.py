@@ -84,13 +84,22 @@ def test_one_setting_is_changed_at_a_time(store):
     assert found.to_dict() == pytest.approx(expected, abs=3e-4)
 
 
-def test_other_tasks_and_depths_are_held_against_kd_and_ft(evidence):
-    found = training_tables.elsewhere(evidence).set_index(["task", "student_layers", "reference"])["effect"]
+def test_everywhere_sm_tmkd_is_held_against_kd_and_ft(evidence):
+    keys = ["task", "student_layers", "train_fraction", "num_epochs", "reference"]
+    found = training_tables.elsewhere(evidence, "test_score").set_index(keys)["effect"]
     expected = {
-        ("vader-nyt", 3, "kd"): 0.05, ("vader-nyt", 3, "ft"): 0.03,
-        ("vader-movie", 1, "kd"): -0.05, ("vader-movie", 1, "ft"): -0.07,
+        ("vader-nyt", 3, 0.1, 18, "kd"): 0.05, ("vader-nyt", 3, 0.1, 18, "ft"): 0.03,
+        ("vader-movie", 1, 0.1, 6, "kd"): -0.05, ("vader-movie", 1, 0.1, 6, "ft"): -0.07,
+        ("vader-movie", 3, 0.05, 12, "kd"): 0.02, ("vader-movie", 3, 0.05, 24, "kd"): 0.04,
+        ("vader-movie", 3, 0.2, 3, "kd"): 0.02,
     }  # fmt: skip
-    assert found.to_dict() == pytest.approx(expected, abs=3e-4)
+    assert found[list(expected)].to_dict() == pytest.approx(expected, abs=3e-4)
+    registered = {
+        ("vader-movie", 3, share, epochs, ref) for share, epochs in ((0.02, 30), (0.1, 6)) for ref in ("kd", "ft")
+    }
+    assert set(found.index) == expected.keys() | registered
+    gaps = training_tables.elsewhere(evidence, "generalization_gap").set_index(keys)["effect"]
+    assert gaps["vader-movie", 3, 0.1, 6, "kd"] == pytest.approx(-0.2, abs=0.01) and len(gaps) == len(found)
 
 
 def test_other_texts_and_noise_are_held_against_kd_seed_by_seed(evidence):
@@ -145,5 +154,5 @@ def test_elsewhere_runs_of_different_length_are_not_paired(tmp_path):
         for recipe, epochs, score in (("kd", 18, 0.7), ("sm+tmkd", 18, 0.7), ("kd", 1, 0.5)):
             run = synthetic.experiment(recipe, seed, task="vader-nyt", num_epochs=epochs)
             store.save_run(synthetic.record(run, {"test_score": score + 0.01 * seed, "generalization_gap": 0.1}))
-    (row,) = training_tables.elsewhere(load(store, {})).to_dict("records")
+    (row,) = training_tables.elsewhere(load(store, {}), "test_score").to_dict("records")
     assert (row["num_epochs"], row["effect"], row["num_seeds"]) == (18, pytest.approx(0), 3)
