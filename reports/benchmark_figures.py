@@ -124,7 +124,7 @@ def _training_figure(ratios: pd.DataFrame) -> Figure:
         tuple(svgs),
         f"Dot chart of speeds. {told}.",
         ratios.drop(columns="times_as_fast"),
-        "mixkd bench --training 420",
+        "mixkd bench --training 900",
         stacked=True,
     )
 

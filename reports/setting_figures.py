@@ -9,7 +9,7 @@ from reports import training_tables
 from reports.drawing import INK, MARKERS, SERIES, Figure, dots, dots_told, effects_across, name_rows, panels
 from reports.evidence import Evidence
 from reports.setting import PLACE
-from reports.wording import NOT_CORRECTED, count, effects, interval, name_of, number, seeds_told
+from reports.wording import NOT_CORRECTED, count, effects, name_of, seeds_told
 
 _SETTINGS = {
     "beta_alpha": "a of Beta(a, a)",
@@ -123,8 +123,8 @@ def _sensitivity_figure(changed: pd.DataFrame) -> Figure:
             rows = changed[changed["setting"] == name]
             for k, (reference, line) in enumerate(rows.groupby("reference", sort=False), start=1):
                 axes.fill_between(line["value"], line["low"], line["high"], color=SERIES[k], alpha=0.2, linewidth=0)
-                label = "SM+TMKD's default" if reference == "sm+tmkd" else name_of(str(reference))
-                axes.plot(line["value"], line["effect"], color=SERIES[k], marker=MARKERS[k], label=f"minus {label}")
+                label = f"minus {_reference(str(reference))}"
+                axes.plot(line["value"], line["effect"], color=SERIES[k], marker=MARKERS[k], label=label)
                 for row in line.to_dict("records"):
                     dots(axes, row["value"], row["seeds"], k)
             axes.axhline(0, color=INK, linewidth=0.8)
@@ -135,26 +135,32 @@ def _sensitivity_figure(changed: pd.DataFrame) -> Figure:
             axes.set(xlabel=_SETTINGS[name])
         grid[0].set_ylabel("difference in test score")
         grid[-1].legend(fontsize=8.5)
-    own = changed[changed["reference"] == "sm+tmkd"]
-    best = own.dropna(subset="low").sort_values("effect").to_dict("records")  # the default has no difference to itself
+    own = changed[changed["reference"] == "sm+tmkd"].dropna(subset="low")  # the default has no difference to itself
+    title = "SM+TMKD with one setting changed at a time"
+    if len(own):
+        best = own.sort_values("effect").to_dict("records")[-1]
+        same = changed[(changed["setting"] == best["setting"]) & (changed["value"] == best["value"])]
+        title = f"Of all single changes to SM+TMKD, {_SETTINGS[best['setting']]} = {best['value']:g} does best: "
+        title += effects(same, lambda row: f"minus {_reference(row['reference'])}")
     told = effects(
         changed, lambda row: f"{_SETTINGS[row['setting']]} {row['value']:g} minus {name_of(row['reference'])}"
     )
     return Figure(
         "sensitivity",
-        f"Of all single changes to SM+TMKD, {_SETTINGS[best[-1]['setting']]} = {best[-1]['value']:g} does best: "
-        f"{number(best[-1]['effect'])} {interval(best[-1]['low'], best[-1]['high'])} against its default"
-        if best
-        else "SM+TMKD with one setting changed at a time",
+        title,
         f"{PLACE}, {changed['train_fraction'].min():.0%} of the training data. One setting is changed at a time. "
         f"Paired differences with 95 % t intervals over {seeds_told(changed)}; KD has the same "
-        f"learning rate. {dots_told(changed)}The best of so many is not a test.",
+        f"learning rate. {dots_told(changed)}The best of so many is not a test, and more mixed inputs are more work.",
         tuple(svgs),
         f"Line charts of differences in score. {told}.",
         training_tables.by_seed(changed),
         "mixkd suite sensitivity",
         stacked=True,
     )
+
+
+def _reference(recipe: str) -> str:
+    return "SM+TMKD's default" if recipe == "sm+tmkd" else name_of(recipe)
 
 
 def _place(row: Mapping[Any, Any]) -> str:
