@@ -13,7 +13,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from mixkd.store import atomic_path
-from reports import simulation
+from reports import simulation, training_tables
 from reports.drawing import Figure
 from reports.evidence import Evidence
 from reports.verdicts import Judged, evidence_frame
@@ -26,6 +26,7 @@ def tables_of(evidence: Evidence, judged: list[Judged], drawn: list[Figure]) -> 
     return {
         **{item.claim.id: evidence_frame(item) for item in judged if item.results},
         **{f"figure-{figure.key}": figure.data for figure in drawn},
+        "differences": training_tables.differences(evidence),
         "quantities": simulation.quantities(evidence),
         "bridge": simulation.bridge(evidence),
         "coverages": simulation.coverages(evidence),

@@ -186,6 +186,7 @@ def _render(
         summary=summary(judged),
         preliminary=preliminary(judged),
         groups=_rows(tables.run_groups(evidence)),
+        differences=_rows(written["differences"]),
         quantities=_rows(written["quantities"]),
         quantity_names=simulation.QUANTITIES,
         mutations=[row for row in _rows(written["coverages"]) if row["constant"]],

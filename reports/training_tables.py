@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from reports.evidence import PATH_RECIPES, Evidence, longer_runs, registered_runs
-from reports.setting import LIMITED, SETTING, WEIGHTS
+from reports.setting import LEAST, LIMITED, SETTING, WEIGHTS
 from reports.statistics import mean_estimate, median_estimate
 from reports.wording import RECIPES
 
@@ -160,6 +160,22 @@ def sensitivity(evidence: Evidence) -> pd.DataFrame:
     return pd.concat(found)[columns].reset_index(drop=True) if found else pd.DataFrame(columns=columns)
 
 
+def differences(evidence: Evidence) -> pd.DataFrame:
+    """Score of every recipe in the registered setting minus FT's and KD's, paired, at both registered shares.
+
+    Returns:
+        One row per train_fraction, reference ("ft", "kd") and recipe: effect, low, high, num_seeds.
+    """
+    found = [
+        _against(evidence, {"test_score": ""}, reference, fraction)
+        .drop(columns=["target", "seeds"])
+        .assign(reference=reference, train_fraction=fraction)
+        for fraction in (LIMITED, LEAST)
+        for reference in ("ft", "kd")
+    ]
+    return pd.concat(found, ignore_index=True)
+
+
 def robustness(evidence: Evidence) -> pd.DataFrame:
     """Score of every recipe minus KD's on the test texts, on noisy ones and on those of other domains, paired."""
     return _against(evidence, TARGETS, "kd")
@@ -208,9 +224,9 @@ def halves(evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["recipe", "median", "low", "high", "num_pairs"])
 
 
-def _against(evidence: Evidence, targets: Mapping[str, str], reference: str) -> pd.DataFrame:
+def _against(evidence: Evidence, targets: Mapping[str, str], reference: str, fraction: float = LIMITED) -> pd.DataFrame:
     """Paired differences of measurements to a reference recipe: target (in words), recipe, effect, low, high."""
-    runs = registered_runs(evidence.runs)
+    runs = registered_runs(evidence.runs, fraction)
     found = []
     for column, words in targets.items():
         if column not in runs:

@@ -72,6 +72,7 @@ def test_the_numbers_found_in_the_readme_are_published(published, evidence, read
             training_tables.elsewhere(evidence, "test_score"),
             training_tables.elsewhere(evidence, "generalization_gap"),
             training_tables.sensitivity(evidence),
+            training_tables.differences(evidence),
             training_tables.epochs(evidence),
         )
         for row in table.to_dict("records")

@@ -10,6 +10,7 @@ from scipy import stats
 from mixkd.store import Store
 from reports import training_tables
 from reports.evidence import load
+from reports.setting import LEAST
 
 
 @pytest.fixture
@@ -100,6 +101,16 @@ def test_everywhere_sm_tmkd_is_held_against_kd_and_ft(evidence):
     assert set(found.index) == expected.keys() | registered
     gaps = training_tables.elsewhere(evidence, "generalization_gap").set_index(keys)["effect"]
     assert gaps["vader-movie", 3, 0.1, 6, "kd"] == pytest.approx(-0.2, abs=0.01) and len(gaps) == len(found)
+
+
+def test_every_recipe_is_held_against_ft_and_kd_at_both_shares(evidence):
+    found = training_tables.differences(evidence).set_index(["train_fraction", "reference", "recipe"])
+    assert len(found) == 2 * 2 * 7 and found["num_seeds"].eq(12).all()
+    runs = evidence.runs[(evidence.runs["train_fraction"] == LEAST) & (evidence.runs["changed"] == "")]
+    sm, ft = (runs[runs["recipe"] == name].set_index("seed")["test_score"].astype(float) for name in ("sm", "ft"))
+    row, test = found.loc[LEAST, "ft", "sm"], stats.ttest_rel(sm, ft[sm.index])
+    assert row["effect"] == pytest.approx((sm - ft).mean())
+    assert tuple(row[["low", "high"]]) == pytest.approx(tuple(test.confidence_interval()))
 
 
 def test_other_texts_and_noise_are_held_against_kd_seed_by_seed(evidence):
