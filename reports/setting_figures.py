@@ -88,9 +88,9 @@ def _back_translation_figure(added: pd.DataFrame) -> Figure:
 
 
 def _elsewhere_figure(others: pd.DataFrame, measure: str) -> Figure:
-    key, name, unit = {
-        "test_score": ("elsewhere", "score", ""),
-        "generalization_gap": ("elsewhere-gap", "generalization gap", " (nats)"),
+    key, name, label = {
+        "test_score": ("elsewhere", "score", "score minus {}'s"),
+        "generalization_gap": ("elsewhere-gap", "generalization gap", "gap minus {}'s (nats)"),
     }[measure]
     svgs: list[str] = []
     others = others.assign(place=[_place(row) for row in others.to_dict("records")])
@@ -99,7 +99,7 @@ def _elsewhere_figure(others: pd.DataFrame, measure: str) -> Figure:
     with panels(key, svgs, len(references), width=8.0, height=1.2 + 0.3 * len(places)) as grid:
         for axes, (reference, rows) in zip(grid, references.items(), strict=True):
             effects_across(axes, rows, "place", places)
-            axes.set(xlabel=f"{name} minus {reference}'s{unit}")
+            axes.set(xlabel=label.format(reference))
         name_rows(grid[0], places)
     told = "; ".join(f"minus {reference} {_raised(rows)}" for reference, rows in references.items())
     return Figure(

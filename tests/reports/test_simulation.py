@@ -82,7 +82,11 @@ def test_mutants_are_told_only_where_the_interval_is_below(tmp_path):
         synthetic.save_cell(
             store,
             synthetic.STUDIES["T01"].cells[world],
-            {"sup_one_sided": sup, "mutant_loss": np.full(200, 199.0 - misses), "mutant_mixed": np.full(200, 300.0)}
+            {
+                "sup_one_sided": sup,
+                "mutant_loss": np.full(200, 199.0 - misses),
+                "mutant_mixed": np.full(200, 300.0000001),
+            }
             | ({"bound": np.full(200, 300.0)} if world == "coin" else {}),
         )
     found = simulation.coverages(load(store, synthetic.STUDIES)).set_index("world")
