@@ -141,25 +141,13 @@ def _replicates(key: str, role: str, effect: str, own: np.random.Generator, seed
 
 #: Truth of the synthetic runs: mean score and mean gap of each recipe.
 GOOD_RUNS = {
-    "ft": (0.74, 0.60),
-    "kd": (0.76, 0.50),
-    "pkd": (0.765, 0.50),
-    "distilbert": (0.75, 0.50),
-    "sm": (0.78, 0.45),
-    "tmkd": (0.79, 0.40),
-    "sm+tmkd": (0.81, 0.30),
-    "sm+tmkd+kd": (0.82, 0.35),
-}
+    "ft": (0.74, 0.60), "kd": (0.76, 0.50), "pkd": (0.765, 0.50), "distilbert": (0.75, 0.50),
+    "sm": (0.78, 0.45), "tmkd": (0.79, 0.40), "sm+tmkd": (0.81, 0.30), "sm+tmkd+kd": (0.82, 0.35),
+}  # fmt: skip
 BAD_RUNS = {
-    "ft": (0.79, 0.30),
-    "kd": (0.78, 0.30),
-    "pkd": (0.785, 0.30),
-    "distilbert": (0.77, 0.30),
-    "sm": (0.70, 0.40),
-    "tmkd": (0.70, 0.45),
-    "sm+tmkd": (0.69, 0.60),
-    "sm+tmkd+kd": (0.68, 0.60),
-}
+    "ft": (0.79, 0.30), "kd": (0.78, 0.30), "pkd": (0.785, 0.30), "distilbert": (0.77, 0.30),
+    "sm": (0.70, 0.40), "tmkd": (0.70, 0.45), "sm+tmkd": (0.69, 0.60), "sm+tmkd+kd": (0.68, 0.60),
+}  # fmt: skip
 NULL_RUNS = dict.fromkeys(GOOD_RUNS, (0.76, 0.40))
 
 
@@ -222,12 +210,8 @@ def save_starts(store: Store, truth: dict[str, tuple[float, float]], num_seeds: 
 
 def save_longer(store: Store) -> None:
     """KD's runs in the store once more, with twice the epochs, which change nothing but a little noise."""
-    rng = np.random.default_rng(4)
-    for run in store.runs()[0]:
-        if run.experiment["recipe"] == "kd" and run.experiment["init"] == "first":
-            of = run.experiment | {"num_epochs": 2 * run.experiment["num_epochs"]}
-            score = run.measurements["test_score"] + rng.normal(0, 0.004)
-            store.save_run(record(of, run.measurements | {"test_score": score}))
+    kd = [run for run in store.runs()[0] if run.experiment["recipe"] == "kd" and run.experiment["init"] == "first"]
+    _save_again(store, [(run, {"num_epochs": 2 * run.experiment["num_epochs"]}) for run in kd], 0.0, seed=4)
 
 
 def save_paths(store: Store, **distances: float) -> None:
@@ -237,13 +221,8 @@ def save_paths(store: Store, **distances: float) -> None:
         frames = []
         for model, distance in (("student", distances.get(recipe, 0.2)), ("teacher", 0.5)):
             path = [
-                {
-                    "pair": pair,
-                    "lam": lam,
-                    "x": lam,
-                    "y": 1.0,
-                    "distance_to_segment": distance * (lam == 0.5) + pair / 100,
-                }
+                {"pair": pair, "lam": lam, "x": lam, "y": 1.0}
+                | {"distance_to_segment": distance * (lam == 0.5) + pair / 100}
                 for pair in range(8)
                 for lam in (0.0, 0.5, 1.0)
             ]
@@ -283,12 +262,17 @@ def save_studies_of_training(store: Store, num_seeds: int = 3) -> None:
 
 def save_twins(store: Store, fp32_gain: float) -> None:
     """The runs of sm+tmkd once more in fp32, whose mean score differs by `fp32_gain`."""
-    rng = np.random.default_rng(1)
-    for run in store.runs()[0]:
-        if run.experiment["recipe"] == "sm+tmkd" and run.experiment["train_fraction"] == LIMITED:
-            twin = run.experiment | {"precision": "fp32", "teacher_precision": "fp32"}
-            score = run.measurements["test_score"] + fp32_gain + rng.normal(0, 0.004)
-            store.save_run(record(twin, run.measurements | {"test_score": score}))
+    ours = [run for run in store.runs()[0] if run.experiment["recipe"] == "sm+tmkd"]
+    limited = [run for run in ours if run.experiment["train_fraction"] == LIMITED]
+    _save_again(store, [(run, dict.fromkeys(("precision", "teacher_precision"), "fp32")) for run in limited], fp32_gain)
+
+
+def _save_again(store: Store, changed: list[tuple[Record, dict[str, Any]]], gain: float, seed: int = 1) -> None:
+    """Runs with some fields changed, whose score differs by a gain and a little noise."""
+    rng = np.random.default_rng(seed)
+    for run, changes in changed:
+        score = run.measurements["test_score"] + gain + rng.normal(0, 0.004)
+        store.save_run(record(run.experiment | changes, run.measurements | {"test_score": score}))
 
 
 def save_benchmarks(store: Store, **changes: Any) -> None:
