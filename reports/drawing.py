@@ -102,10 +102,11 @@ def mark(
     """
     dots(axes, place - 0.22, seeds, series, across)
     effect, low, high = estimate
-    reach = [[effect - low], [high - effect]] if np.isfinite(high - low) else None
+    if np.isfinite(high - low):  # a quarter of the time of `Axes.errorbar`
+        ends, places = [low, high], [place, place]
+        axes.plot(*((ends, places, "|-") if across else (places, ends, "_-")), color=SERIES[series])
     x, y = (effect, place) if across else (place, effect)
-    xerr, yerr = (reach, None) if across else (None, reach)
-    axes.errorbar([x], [y], yerr, xerr, fmt=marker or MARKERS[series], color=SERIES[series], capsize=3)
+    axes.plot(x, y, marker or MARKERS[series], color=SERIES[series])
 
 
 def dots(axes: Axes, place: float, seeds: Sequence[float], series: int, across: bool = False) -> None:

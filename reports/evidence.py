@@ -209,7 +209,8 @@ def _paths(store: Store, runs: pd.DataFrame, problems: list[Problem]) -> pd.Data
 def _cells(
     store: Store, records: list[CellRecord], studies: Mapping[str, Study], problems: list[Problem]
 ) -> tuple[dict[tuple[str, str], pd.DataFrame], int]:
-    registered = {cell.cell_id for study in studies.values() for cell in study.cells.values()}
+    roles = {(key, role): cell.cell_id for key, study in studies.items() for role, cell in study.cells.items()}
+    registered = set(roles.values())
     frames = {}
     for record in records:
         if record.cell_id not in registered:
@@ -233,11 +234,6 @@ def _cells(
             problems.append(Problem(path, "holds values that are not finite"))
         else:
             frames[record.cell_id] = frame
-    cells = {
-        (key, role): frames[cell.cell_id]
-        for key, study in studies.items()
-        for role, cell in study.cells.items()
-        if cell.cell_id in frames
-    }
+    cells = {role: frames[cell_id] for role, cell_id in roles.items() if cell_id in frames}
     is_pilot = {record.cell_id: record.cell.get("master_seed") == PILOT_SEED for record in records}
     return cells, sum(cell_id not in registered and not pilot for cell_id, pilot in is_pilot.items())

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
@@ -76,8 +75,7 @@ def _draw_arms(axes: Axes, group: pd.DataFrame) -> None:
     for k, (arm, label) in enumerate(ARMS.items()):
         rows = group[group["arm"] == arm].sort_values("num_samples")
         axes.fill_between(rows["num_samples"], rows["low"], rows["high"], color=SERIES[k], alpha=0.25, linewidth=0)
-        sns.lineplot(rows, x="num_samples", y="mean", color=SERIES[k], marker=MARKERS[k], label=label, ax=axes,
-                     errorbar=None, markeredgecolor="none")  # fmt: skip
+        axes.plot(rows["num_samples"], rows["mean"], color=SERIES[k], marker=MARKERS[k], label=label)
     log_sizes(axes, group["num_samples"])
     axes.legend(fontsize=8.5)
 

@@ -53,8 +53,18 @@ def least_sample_sizes(deviations: Mapping[int, ArrayLike], epsilon: float, delt
     for n in sizes:
         values = np.asarray(deviations[n], dtype=float)
         rows = rng.integers(len(values), size=(num, len(values)))
-        quantiles.append([np.quantile(values, 1 - delta), *np.quantile(values[rows], 1 - delta, axis=1)])
+        quantiles.append([*_quantiles(values[None], 1 - delta), *_quantiles(values[rows], 1 - delta)])
     return np.array([least_sample_size(sizes, column, epsilon) for column in np.transpose(quantiles)])
+
+
+def _quantiles(samples: Array, share: float) -> Array:
+    """`numpy.quantile` along axis 1, which takes five times as long for thousands of values."""
+    place = share * (samples.shape[1] - 1)
+    k = int(place)
+    parted = np.partition(samples, k, axis=1)
+    below, above = parted[:, k], parted[:, min(k + 1, samples.shape[1] - 1) :].min(axis=1)
+    quantiles: Array = below + (place - k) * (above - below)
+    return quantiles
 
 
 def sample_size_interval(sizes: Array) -> Interval:

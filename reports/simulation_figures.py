@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from reports import simulation
@@ -244,17 +244,16 @@ def _draw_map(axes: Axes, data: pd.DataFrame, row_name: str, is_dense: bool = Fa
     """Cells coloured by the change, with its number in % where it fits, hatched where the interval holds zero."""
     if data.empty:
         return
-    columns = sorted(data["ratio"].unique())
     rows = list(dict.fromkeys(data.sort_values(["a", "rho", row_name])[row_name]))
-    colors, norm = sns.diverging_palette(245, 40, s=85, l=60, as_cmap=True), Normalize(-1, 1)
-    for cell in data.to_dict("records"):
-        x, y = columns.index(cell["ratio"]), rows.index(cell[row_name])
-        hatch = "////" if cell["low"] <= 0 <= cell["high"] else None
-        look = {"facecolor": colors(norm(cell["change"])), "edgecolor": _CELL_HATCH, "hatch": hatch, "linewidth": 0}
-        axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **look))
-        if is_dense:
-            continue
-        percent = f"{100 * cell['change']:+.0f}".replace("-", "\N{MINUS SIGN}")
+    tables = data.pivot(index=row_name, columns="ratio", values=["change", "low", "high"]).loc[rows]
+    change, columns = tables["change"], list(tables["change"].columns)
+    is_undecided = (tables["low"] <= 0) & (tables["high"] >= 0)
+    colors = sns.diverging_palette(245, 40, s=85, l=60, as_cmap=True)
+    for is_drawn, hatch in ((~is_undecided, None), (is_undecided, "////")):
+        axes.pcolor(range(len(columns)), range(len(rows)), change.where(is_drawn), cmap=colors, norm=Normalize(-1, 1),
+                    hatch=hatch, edgecolor=_CELL_HATCH, linewidth=0)  # fmt: skip
+    for (y, x), value in () if is_dense else np.ndenumerate(change):
+        percent = f"{100 * value:+.0f}".replace("-", "\N{MINUS SIGN}")
         label = axes.text(x, y, percent, ha="center", va="center", fontsize=7.5, color=_CELL_INK)
         label.set_in_layout(False)  # it stays within its cell, and there are hundreds
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.5, len(rows) - 0.5))

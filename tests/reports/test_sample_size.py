@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports.sample_size import least_sample_size, least_sample_sizes, sample_size_interval
+from reports.sample_size import _quantiles, least_sample_size, least_sample_sizes, sample_size_interval
 
 
 def test_least_sample_size_of_a_power_law():
@@ -25,6 +25,12 @@ def test_bootstrap_of_least_sample_sizes_covers():
         covered += found.low <= truth <= found.high
         assert draws.shape == (101,)
     assert 50 <= covered  # binomial(60, 0.95) is below 50 once in a thousand
+
+
+@pytest.mark.parametrize(("length", "share"), [(1, 0.9), (2, 0.5), (11, 0.9), (400, 0.95), (37, 1.0)])
+def test_quantiles_are_those_of_numpy(length, share):
+    samples = np.random.default_rng(length).standard_normal((5, length))
+    assert _quantiles(samples, share) == pytest.approx(np.quantile(samples, share, axis=1), rel=1e-12)
 
 
 def test_least_sample_size_that_is_never_reached_is_unbounded():
