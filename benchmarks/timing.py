@@ -79,7 +79,7 @@ def time_interleaved(
         budget_s: Time for the rounds, shared equally by the cells; each gets MIN_ROUNDS to MAX_ROUNDS.
         seed: Seed of the order.
         measure: Calls once, and says how long it took; None: `measure_on` the CPU.
-        report: Told the share that is done, between rounds.
+        report: Told the share of the time that is over, between calls; 0 during the warm-up.
 
     Returns:
         By case. A case that runs out of memory in the warm-up is not timed.
@@ -87,12 +87,15 @@ def time_interleaved(
     measure = measure or measure_on(torch.device("cpu"))
     outcome: dict[Case, Timed | NotRun] = {}
     cells: dict[Cell, _Rounds] = defaultdict(_Rounds)
+    worked_s = 0.0
     for case, call in calls.items():
-        warm_up_s = unless_out_of_memory(lambda call=call: min(measure(call)[0] for _ in range(NUM_WARMUP)))
-        if isinstance(warm_up_s, NotRun):
-            outcome[case] = warm_up_s
+        warm_up = unless_out_of_memory(lambda call=call: [measure(call)[0] for _ in range(NUM_WARMUP)])
+        if isinstance(warm_up, NotRun):
+            outcome[case] = warm_up
         else:
-            cells[case.cell].add(case, warm_up_s)
+            cells[case.cell].add(case, min(warm_up))
+            worked_s += sum(warm_up)
+        report(0.0)
     share_s = budget_s / max(1, len(cells))
     order = np.random.default_rng(seed)
     results: dict[Case, Any] = {}
@@ -106,7 +109,9 @@ def time_interleaved(
                 case = rounds.cases[index]
                 seconds, results[case] = measure(calls[case])
                 rounds.seconds[case].append(seconds)
-            report(1 - sum(left) / sum(each.count + n for each, n in zip(cells.values(), left, strict=True)))
+                worked_s += seconds
+            left_s = sum(each.left(share_s) * each.round_s for each in cells.values())
+            report(worked_s / (worked_s + left_s))
     finally:
         gc.enable()
     times = {case: seconds for rounds in cells.values() for case, seconds in rounds.seconds.items()}
@@ -132,12 +137,15 @@ class _Rounds:
     def count(self) -> int:
         return len(next(iter(self.seconds.values())))
 
+    @property
+    def round_s(self) -> float:
+        """Seconds of a round, judged by those that were timed (before the first: by the warm-up)."""
+        return sum(map(sum, self.seconds.values())) / self.count if self.count else self.warm_up_s
+
     def left(self, share_s: float) -> int:
-        """Rounds to go in `share_s` seconds, judged by those that were timed (before the first: by the warm-up)."""
-        spent_s = sum(map(sum, self.seconds.values()))
-        round_s = spent_s / self.count if self.count else self.warm_up_s
-        affordable = min(MAX_ROUNDS, max(MIN_ROUNDS, self.count + int((share_s - spent_s) / round_s)))
-        return max(0, affordable - self.count)
+        """Rounds to go in `share_s` seconds."""
+        in_time = int(share_s / self.round_s)
+        return max(0, min(MAX_ROUNDS, max(MIN_ROUNDS, in_time)) - self.count)
 
 
 def measure_on(device: torch.device) -> Measure:

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 import pandas as pd
 
 from reports import tables
+from reports.benchmark_files import CONDITIONS
 from reports.drawing import GRID, INK, MARKERS, SERIES, Figure, log_sizes, log_values, mark, panel, panels, side_of
 from reports.evidence import Evidence
 from reports.setting import LIMITED, SETTING
-from reports.wording import count, interval, number
+from reports.wording import NOT_CORRECTED, count, interval, number
+
+_SPEEDUP = ["speedup_vs_teacher", "speedup_low", "speedup_high"]
 
 
 def build(evidence: Evidence) -> Iterator[Figure]:
@@ -17,6 +20,8 @@ def build(evidence: Evidence) -> Iterator[Figure]:
         yield _pareto_figure(ways)
     if len(models := tables.size_latency_score(evidence)):
         yield _size_figure(models)
+    if len(ratios := tables.speedups(evidence)):
+        yield _speedup_figure(ratios)
     if len(ratios := tables.trainings(evidence).dropna(subset="ratio")):
         yield _training_figure(ratios)
     if len(curves := tables.cost_curves(evidence)):
@@ -89,6 +94,45 @@ def _size_figure(models: pd.DataFrame) -> Figure:
         f"Scatter chart of test score against latency: {title}.",
         models,
         "mixkd bench",
+    )
+
+
+def _speedup_figure(ratios: pd.DataFrame) -> Figure:
+    """Speed-up of every student over its teacher, as a share of the ratio of their layers."""
+    svgs: list[str] = []
+    students = ratios.sort_values(["layer_ratio", "model"]).groupby(["model", "num_layers"], sort=False)
+    batches = sorted(set(ratios["batch_size"]))
+    looks = {batch: (k + 1) % len(SERIES) for k, batch in enumerate(batches)}
+    told = []
+    with panels("speed-up", svgs, len(students), width=2.9 * len(students) + 1.3) as grid:
+        for axes, ((model, layers), rows) in zip(grid, students, strict=True):
+            for row in rows.to_dict("records"):
+                beside = 1.12 ** (looks[row["batch_size"]] - (len(batches) + 1) / 2)  # batches of one length
+                share, low, high = (row[name] / row["layer_ratio"] for name in _SPEEDUP)
+                mark(axes, row["sequence_length"] * beside, (share, low, high), looks[row["batch_size"]])
+            axes.axhline(1, color=INK, linewidth=0.8)
+            log_sizes(axes, rows["sequence_length"].astype(int))
+            axes.set(title=f"{layers:g}-layer {model}", xlabel="tokens per text")
+            ends = rows.sort_values("speedup_vs_teacher").iloc[[0, -1]].to_dict("records")
+            least, most = (f"{number(row[_SPEEDUP[0]])} {interval(*(row[k] for k in _SPEEDUP[1:]))}" for row in ends)
+            told.append(f"{layers:g}-layer {model} {least} to {most} ({ends[0]['layer_ratio']:g} by its layers)")
+        for batch, k in looks.items():
+            grid[-1].plot([], [], MARKERS[k], color=SERIES[k], label=f"batch of {batch:g}")
+        grid[0].set_ylabel("speed-up over the ratio of layers")
+        grid[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    first = ratios.iloc[0]
+    return Figure(
+        "speed-up",
+        f"Times as fast as the teacher, from the least to the most over batches and lengths: {'; '.join(told)}",
+        "The speed-up over the ratio of layers, which it would be if layers were all the work (1, black line); "
+        f"in float32 on {first['device']} ({first['processor']}) with {count(int(first['num_threads']), 'thread')}, as "
+        "ratios of medians over interleaved rounds with bootstrap 95 % intervals. "
+        f"{NOT_CORRECTED} Models of BERT-base's shape have random weights. All times are in the table below.",
+        tuple(svgs),
+        f"Charts of speed-ups over the length of the texts. {'; '.join(told)}.",
+        ratios[["file", "model", "num_layers", *CONDITIONS, "layer_ratio", *_SPEEDUP]],
+        "mixkd bench --grid full -k latency",
+        stacked=True,
     )
 
 

@@ -72,7 +72,8 @@ _SECTIONS = (
         "mixkd theory",
     ),
     _Section(
-        "time-and-size", "Time and size", ("benchmarks",), ("pareto", "size", "training-speed", "cost"), "mixkd bench"
+        "time-and-size", "Time and size", ("benchmarks",),
+        ("pareto", "size", "speed-up", "training-speed", "cost"), "mixkd bench",
     ),
     _Section("robustness", "Other texts and noise", (), ("robustness",), TRAINING),
     _Section("interpolation", "Between two texts", (), ("paths", "interpolation"), TRAINING),

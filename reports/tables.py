@@ -56,6 +56,16 @@ def latency(evidence: Evidence) -> pd.DataFrame:
     )
 
 
+def speedups(evidence: Evidence) -> pd.DataFrame:
+    """The timed cases of students beside their teachers, on the machine that has most of them."""
+    cases = latency(evidence).dropna(subset="speedup_vs_teacher")
+    cases, machine = cases[cases["layer_ratio"] > 1], ["device", "processor", "num_threads"]
+    if cases.empty:
+        return cases
+    most = cases.groupby(machine).size().idxmax()
+    return cases[(cases[machine] == most).all(axis="columns")]
+
+
 def sizes(evidence: Evidence) -> pd.DataFrame:
     """Parameters, bytes, FLOPs and peak memory of every model that was measured, the latest of each."""
     cases = _cases(evidence, "size")

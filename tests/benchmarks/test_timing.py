@@ -39,7 +39,10 @@ class Machine:
         return self.time - start, result
 
     def run(self, budget_s, seed=0):
-        timed = time_interleaved(self.calls, budget_s, seed, self.measure)
+        self.shares = []
+        timed = time_interleaved(
+            self.calls, budget_s, seed, self.measure, lambda share: self.shares.append((self.time, share))
+        )
         return timed, self.order[NUM_WARMUP * len(self.calls) :]
 
 
@@ -69,6 +72,15 @@ def test_a_machine_that_becomes_slow_does_not_overrun_the_budget():
     machine.calls[TEACHER] = lambda: machine.work(TEACHER, 0.001 if len(machine.order) < 20 else 0.5)
     machine.run(budget_s=8.0)
     assert machine.time == pytest.approx(8.0, abs=0.6)
+
+
+def test_the_share_told_is_that_of_the_time():
+    machine = Machine(COSTS)
+    machine.run(budget_s=12.0)
+    during = [(time, share) for time, share in machine.shares if share]
+    assert [share for _, share in machine.shares[: len(COSTS)]] == [0] * len(COSTS)
+    assert machine.shares[-1] == (machine.time, 1)
+    assert all(share == pytest.approx(time / machine.time, abs=0.05) for time, share in during)
 
 
 def test_a_round_times_all_models_of_its_cell_back_to_back_in_changing_order():

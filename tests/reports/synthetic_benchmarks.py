@@ -42,7 +42,9 @@ def _models(time_ratio: float, student_parameters: int) -> Cases:
                 p50 = 1e-5 * layers * batch_size**0.9 * length * (1 if model == "teacher" else 2 * time_ratio)
                 speedup = {"speedup_vs_teacher": None, "speedup_low": None, "speedup_high": None}
                 if model == "student":
-                    speedup = {name: factor / time_ratio for name, factor in zip(speedup, (1, 0.98, 1.02), strict=True)}
+                    speedup = {"layer_ratio": 2.0} | {
+                        name: factor / time_ratio for name, factor in zip(speedup, (1, 0.98, 1.02), strict=True)
+                    }
                 info = {
                     "kind": "latency", **common, "batch_size": batch_size, "sequence_length": length, **speedup,
                     "p50_s": p50, "p90_s": p50 * 1.1, "p99_s": None,

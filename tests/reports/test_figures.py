@@ -26,7 +26,7 @@ def test_all_figures_are_drawn(drawn):
         "score-least": 1, "gap-least": 1, "amount": 1, "back-translation": 1, "elsewhere": 1,
         "elsewhere-gap": 1, "sensitivity": 1,
         "epochs": 1, "robustness": 1, "paths": 1, "interpolation": 1,
-        "pareto": 1, "size": 1, "training-speed": 1, "cost": 1,
+        "pareto": 1, "size": 1, "speed-up": 1, "training-speed": 1, "cost": 1,
     }  # fmt: skip
 
 
@@ -164,6 +164,13 @@ def test_the_front_is_what_nothing_beats_and_a_teacher_that_beats_a_student_is_n
     )
     assert "the 6-layer teacher in onnx-int8 is faster than the 3-layer student in float32" in pareto.caption.lower()
     assert pareto.caption.count("is faster than") == 1
+
+
+def test_speed_ups_are_shown_beside_the_ratio_of_layers_on_one_machine(drawn):
+    figure = drawn["speed-up"]
+    assert set(figure.data["model"]) == {"student"} and len(figure.data) == 4  # two batches, two lengths
+    assert "3-layer student 1.92 [1.88, 1.96] to 1.92 [1.88, 1.96] (2 by its layers)" in figure.title
+    assert figure.data["speedup_vs_teacher"].tolist() == pytest.approx([1 / 0.52] * 4)
 
 
 def test_single_seeds_are_drawn_where_they_are_few():

@@ -122,3 +122,18 @@ def test_fronts_are_those_of_one_machine(tmp_path):
     found = tables.end_to_end(load(store, {}))
     front = found[found["on_front"]].groupby("device")["variant"].apply(list)
     assert front["cpu"] == front["NVIDIA H200"] == ["float32", "onnx-int8", "onnx-int8"]
+
+
+def test_speed_ups_are_those_of_the_machine_with_most_of_them(tmp_path):
+    store = Store(tmp_path)
+    store.benchmarks_dir.mkdir()
+    for number, (processor, lengths) in enumerate((("one", (32, 128)), ("other", (32,)))):
+        bench = synthetic.benchmark_file()
+        bench["machine_info"]["cpu"]["brand_raw"] = processor
+        bench["benchmarks"] = [
+            case for case in bench["benchmarks"] if case["extra_info"].get("sequence_length") in lengths
+        ]
+        (store.benchmarks_dir / f"{number}.json").write_text(json.dumps(bench))
+    found = tables.speedups(load(store, {}))
+    assert set(found["processor"]) == {"one"} and sorted(found["sequence_length"]) == [32, 32, 128, 128]
+    assert tables.speedups(load(Store(tmp_path / "empty"), {})).empty
