@@ -59,11 +59,13 @@ def latency(evidence: Evidence) -> pd.DataFrame:
 def speedups(evidence: Evidence) -> pd.DataFrame:
     """The timed cases of students beside their teachers, on the machine that has most of them."""
     cases = latency(evidence).dropna(subset="speedup_vs_teacher")
-    cases, machine = cases[cases["layer_ratio"] > 1], ["device", "processor", "num_threads"]
-    if cases.empty:
-        return cases
-    most = cases.groupby(machine).size().idxmax()
-    return cases[(cases[machine] == most).all(axis="columns")]
+    return _of_one_machine(cases[cases["layer_ratio"] > 1])
+
+
+def _of_one_machine(cases: pd.DataFrame) -> pd.DataFrame:
+    """The cases of the machine that has most of them."""
+    machines = [group for _, group in cases.groupby(["device", "processor", "num_threads"], dropna=False)]
+    return max(machines, key=len, default=cases)
 
 
 def sizes(evidence: Evidence) -> pd.DataFrame:
@@ -140,11 +142,11 @@ def simulation_costs(evidence: Evidence) -> pd.DataFrame:
 def size_latency_score(evidence: Evidence) -> pd.DataFrame:
     """One row per model of the store that was timed and scored: layers, parameters, latency, mean score, t interval.
 
-    The latency is that of the smallest batch and, for it, the longest texts. The teacher's score is the one
-    its students recorded; a student's is that of SM+TMKD with limited data.
+    The latency is that of the smallest batch and, for it, the longest texts, on one machine. The teacher's score is
+    the one its students recorded; a student's is that of SM+TMKD with limited data.
     """
     timed = latency(evidence)
-    timed = timed[timed["model"].isin(["teacher", "student"])]  # others have random weights
+    timed = _of_one_machine(timed[timed["model"].isin(["teacher", "student"])])  # others have random weights
     timed = timed[timed["batch_size"] == timed["batch_size"].min()]
     timed = timed[timed["sequence_length"] == timed["sequence_length"].max()]
     timed = timed[["model", "num_layers", "batch_size", "sequence_length", "p50_s"]]

@@ -90,14 +90,19 @@ def test_the_numbers_found_in_the_readme_are_published(published, evidence, read
 def test_the_speeds_in_the_readme_are_published(evidence, readme):
     """Every ratio with its interval, and the speed beside that of a model."""
     models, fits = tables.end_to_end(evidence), tables.simulation_costs(evidence)
+    students = tables.speedups(evidence)
     known = {
         tuple(wording.number(row[name]) for name in (ratio, "speedup_low", "speedup_high"))
-        for frame, ratio in ((models, "speedup_vs_teacher"), (fits, "speedup_vs_sklearn"))
+        for frame, ratio in (
+            (models, "speedup_vs_teacher"),
+            (students, "speedup_vs_teacher"),
+            (fits, "speedup_vs_sklearn"),
+        )
         for row in frame.to_dict("records")
     }
     told = readme("## Finished models", "## Speed of the simulations") + readme("## Speed of the sim", "## How to read")
     ratios = re.findall(rf"{_NUMBER} \[{_NUMBER}, {_NUMBER}\]", told)
-    assert len(ratios) == 9 + 8 and set(ratios) <= known
+    assert len(ratios) == 9 + 6 + 8 and set(ratios) <= known
     speeds = {(f"{row['examples_per_s']:.0f}", wording.number(row["score"])) for row in models.to_dict("records")}
     assert set(re.findall(r"\| (\d+) \| [^|]* \| (0\.\d+) \|", told)) == speeds
     cells = fits[fits["kind"] == "cell"].eval("1e6 * median_s / num_replicates")
