@@ -1,9 +1,11 @@
 """The least sample size n*(epsilon, delta): the least n with P(deviation <= epsilon) >= 1 - delta, estimated."""
 
+import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import isotonic_regression
 
 from reports.statistics import TAIL, Array, Interval
@@ -47,23 +49,36 @@ def least_sample_sizes(deviations: Mapping[int, ArrayLike], epsilon: float, delt
     Returns:
         Shape (1 + num,): the estimate, then the resamples.
     """
-    rng = np.random.default_rng(0)
     sizes = sorted(deviations)
-    quantiles = []
-    for n in sizes:
-        values = np.asarray(deviations[n], dtype=float)
-        rows = rng.integers(len(values), size=(num, len(values)))
-        quantiles.append([*_quantiles(values[None], 1 - delta), *_quantiles(values[rows], 1 - delta)])
+    samples = [np.asarray(deviations[n], dtype=float) for n in sizes]
+    counts = _resamples(tuple(map(len, samples)), num)
+    quantiles = [_upper_quantiles(*pair, delta) for pair in zip(samples, counts, strict=True)]
     return np.array([least_sample_size(sizes, column, epsilon) for column in np.transpose(quantiles)])
 
 
-def _quantiles(samples: Array, share: float) -> Array:
-    """`numpy.quantile` along axis 1, which takes five times as long for thousands of values."""
-    place = share * (samples.shape[1] - 1)
-    k = int(place)
-    parted = np.partition(samples, k, axis=1)
-    below, above = parted[:, k], parted[:, min(k + 1, samples.shape[1] - 1) :].min(axis=1)
-    quantiles: Array = below + (place - k) * (above - below)
+@lru_cache(maxsize=1)
+def _resamples(lengths: tuple[int, ...], num: int) -> list[NDArray[np.int16]]:
+    """How often every replicate is in the sample itself (once) and in `num` resamples: shape (length, 1 + num) each."""
+    rng, counts = np.random.default_rng(0), []
+    for length in lengths:
+        rows = rng.integers(length, size=(num, length)) + length * np.arange(num)[:, None]
+        counts.append(np.ones((length, 1 + num), np.int16))
+        counts[-1][:, 1:] = np.bincount(rows.ravel(), minlength=rows.size).reshape(num, length).T
+    return counts
+
+
+def _upper_quantiles(values: Array, counts: NDArray[np.int16], delta: float) -> Array:
+    """`numpy.quantile` at 1 - delta of samples that hold each value as often as a column of `counts` says.
+
+    It counts from the largest value down, which takes a tenth of the time of sorting every resample.
+    """
+    order, rank = np.argsort(values)[::-1], delta * (len(values) - 1)
+    for top in (order[: 3 * int(rank) + 50], order):  # in case a resample has too few of the largest
+        num_so_far = counts[top].cumsum(axis=0)
+        if (num_so_far[-1] > math.ceil(rank)).all():
+            break
+    upper, lower = (values[order[(num_so_far <= place).sum(axis=0)]] for place in (int(rank), math.ceil(rank)))
+    quantiles: Array = upper + (rank - int(rank)) * (lower - upper)
     return quantiles
 
 

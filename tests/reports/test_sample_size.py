@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports.sample_size import _quantiles, least_sample_size, least_sample_sizes, sample_size_interval
+from reports.sample_size import (
+    _resamples,
+    _upper_quantiles,
+    least_sample_size,
+    least_sample_sizes,
+    sample_size_interval,
+)
 
 
 def test_least_sample_size_of_a_power_law():
@@ -27,10 +33,22 @@ def test_bootstrap_of_least_sample_sizes_covers():
     assert 50 <= covered  # binomial(60, 0.95) is below 50 once in a thousand
 
 
-@pytest.mark.parametrize(("length", "share"), [(1, 0.9), (2, 0.5), (11, 0.9), (400, 0.95), (37, 1.0)])
-def test_quantiles_are_those_of_numpy(length, share):
-    samples = np.random.default_rng(length).standard_normal((5, length))
-    assert _quantiles(samples, share) == pytest.approx(np.quantile(samples, share, axis=1), rel=1e-12)
+@pytest.mark.parametrize(("length", "delta"), [(1, 0.1), (2, 0.5), (11, 0.1), (400, 0.05), (37, 0.0), (300, 0.9)])
+def test_quantiles_are_those_of_resampling_itself(length, delta):
+    values = np.random.default_rng(length).standard_normal(length)
+    rows = np.random.default_rng(0).integers(length, size=(20, length))
+    (counts,) = _resamples((length,), 20)
+    found = _upper_quantiles(values, counts, delta)
+    expected = np.quantile(np.vstack([values, values[rows]]), 1 - delta, axis=1)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_quantiles_of_a_resample_without_the_largest_values():
+    values, counts = np.arange(400.0), np.ones((400, 2), np.int16)
+    counts[:, 1] = np.repeat([2, 0], 200)  # the lower half twice
+    assert _upper_quantiles(values, counts, 0.05) == pytest.approx(
+        [np.quantile(values, 0.95), np.quantile(np.repeat(values[:200], 2), 0.95)]
+    )
 
 
 def test_least_sample_size_that_is_never_reached_is_unbounded():
