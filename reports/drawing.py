@@ -32,6 +32,7 @@ _STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.8, "axes.titlesize": 10,
     "axes.titlelocation": "left", "axes.grid": True, "axes.axisbelow": True, "grid.color": GRID,
     "grid.linewidth": 0.6, "legend.frameon": False, "lines.linewidth": 1.6, "lines.markersize": 5.5,
+    "lines.solid_capstyle": "butt",  # an interval ends where it ends
 }  # fmt: skip
 
 
