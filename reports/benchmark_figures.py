@@ -32,31 +32,36 @@ def _pareto_figure(ways: pd.DataFrame) -> Figure:
     svgs: list[str] = []
     models = list(dict.fromkeys(zip(ways["model"], ways["num_layers"], strict=True)))
     variants = sorted(set(ways["variant"]))
-    with panel("pareto", svgs, width=7.0, height=4.2) as axes:
-        front = ways[ways["on_front"]]
-        axes.plot(front["examples_per_s"], front["score"], color=GRID, linewidth=4, zorder=0)
-        for row in ways.to_dict("records"):
-            marker = MARKERS[models.index((row["model"], row["num_layers"])) % len(MARKERS)]
-            score = (row["score"], row["score_low"], row["score_high"])
-            mark(axes, row["examples_per_s"], score, variants.index(row["variant"]) % len(SERIES), marker=marker)
-        for k, (model, layers) in enumerate(models):
-            axes.plot([], [], MARKERS[k % len(MARKERS)], color=INK, label=f"{layers:g}-layer {model}")
-        for k, variant in enumerate(variants):
-            axes.plot([], [], "-", color=SERIES[k % len(SERIES)], linewidth=4, label=variant)
-        log_sizes(axes, ways["examples_per_s"].round().astype(int).iloc[[0, len(ways) // 2, -1]])
-        axes.set(xlabel="texts per second, tokenisation included", ylabel="test score")
-        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    told = "; ".join(f"{tables.way(row)} ({tables.speed_and_score(row)})" for row in front.to_dict("records"))
+    fronts, told = [], []
+    for _, of_machine in ways.groupby(tables.MACHINE, dropna=False):
+        rows, front = of_machine.to_dict("records"), of_machine[of_machine["on_front"]]
+        with panel("pareto", svgs, width=7.0, height=4.2) as axes:
+            axes.plot(front["examples_per_s"], front["score"], color=GRID, linewidth=4, zorder=0)
+            for row in rows:
+                marker = MARKERS[models.index((row["model"], row["num_layers"])) % len(MARKERS)]
+                score = (row["score"], row["score_low"], row["score_high"])
+                mark(axes, row["examples_per_s"], score, variants.index(row["variant"]) % len(SERIES), marker=marker)
+            for k, (model, layers) in enumerate(models):
+                axes.plot([], [], MARKERS[k % len(MARKERS)], color=INK, label=f"{layers:g}-layer {model}")
+            for k, variant in enumerate(variants):
+                axes.plot([], [], "-", color=SERIES[k % len(SERIES)], linewidth=4, label=variant)
+            log_sizes(axes, of_machine["examples_per_s"].round().astype(int).iloc[[0, len(rows) // 2, -1]])
+            axes.set(xlabel="texts per second, tokenisation included", ylabel="test score")
+            axes.set_title(tables.machine(rows[0]))
+            axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        best = front.to_dict("records")
+        fronts.append(f"on {tables.machine(rows[0])} {' and '.join(map(tables.way, best))}")
+        told += [f"{tables.way(row)} on {tables.machine(row)} ({tables.speed_and_score(row)})" for row in best]
     beaten = tables.better_teachers(ways)
     lesson = "; ".join(beaten) or "no way to run the teacher beats a student in float32 beyond both intervals"
     return Figure(
         "pareto",
-        f"By point estimates, nothing that was measured is both faster and better than {told}",
+        f"By point estimates, nothing that was measured is both faster and better than {'; '.join(fronts)}",
         f"Every model in every way to run it, over {ways['num_examples'].max():,.0f} test texts in batches of "
         f"{ways['batch_size'].max():g}, padded to the longest; the student is SM+TMKD. Grey: what nothing beats. "
         f"Bars: Wilson's 95 % interval of the score. {lesson[0].upper()}{lesson[1:]}.",
         tuple(svgs),
-        f"Scatter chart of score against texts per second. {told}.",
+        f"Scatter chart of score against texts per second. Nothing beats {'; '.join(told)}.",
         ways,
         "mixkd bench -k end_to_end",
     )

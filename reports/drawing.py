@@ -19,11 +19,11 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 
-#: Drawn colour -> CSS. The series are Okabe and Ito's, which colour-blind readers can tell apart.
+#: Drawn colour -> CSS. The series are Okabe and Ito's or near, which colour-blind readers can tell apart.
 INK, GRID = "#101112", "#d0d1d2"
-SERIES = ["#6f7071", "#0072b2", "#009e73", "#d55e00", "#aa4499"]
+SERIES = ["#6f7071", "#0072b2", "#009e73", "#d55e00", "#aa4499", "#997700"]
 _CSS = {INK: "currentColor", GRID: "var(--rule)", **{c: f"var(--series-{k})" for k, c in enumerate(SERIES)}}
-MARKERS = ["o", "s", "^", "D", "v"]
+MARKERS = ["o", "s", "^", "D", "v", "P"]
 #: Up to so many seeds are drawn one by one.
 FEW = 10
 _STYLE = {

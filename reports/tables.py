@@ -13,6 +13,8 @@ from reports.setting import SETTING
 from reports.statistics import mean_estimate, share_interval
 from reports.wording import interval, number
 
+#: What the cases of one machine have in common.
+MACHINE = ["device", "processor", "num_threads"]
 _GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 
 
@@ -64,8 +66,7 @@ def speedups(evidence: Evidence) -> pd.DataFrame:
 
 def _of_one_machine(cases: pd.DataFrame) -> pd.DataFrame:
     """The cases of the machine that has most of them."""
-    machines = [group for _, group in cases.groupby(["device", "processor", "num_threads"], dropna=False)]
-    return max(machines, key=len, default=cases)
+    return max((group for _, group in cases.groupby(MACHINE, dropna=False)), key=len, default=cases)
 
 
 def sizes(evidence: Evidence) -> pd.DataFrame:
@@ -87,7 +88,7 @@ def end_to_end(evidence: Evidence) -> pd.DataFrame:
         for metric, score, num in zip(cases["metric"], cases["score"], cases["num_examples"], strict=True)
     ]
     cases[["score_low", "score_high"]] = pd.DataFrame(intervals, columns=["low", "high"], index=cases.index)
-    of_machine = cases.iloc[::-1].groupby(["device", "processor", "num_threads"], dropna=False)["score"]
+    of_machine = cases.iloc[::-1].groupby(MACHINE, dropna=False)["score"]
     best_of_faster = of_machine.transform(lambda scores: scores.cummax().shift(fill_value=-np.inf))
     return cases.assign(on_front=cases["score"] > best_of_faster.loc[cases.index])
 
@@ -174,12 +175,17 @@ def better_teachers(ways: pd.DataFrame) -> list[str]:
     """
     plain = ways[(ways["model"] == "student") & (ways["variant"] == "float32")]
     return [
-        f"{way(teacher)} is faster than {way(student)} and scores higher ({speed_and_score(teacher)} against "
-        f"{speed_and_score(student)})"
+        f"on {machine(student)}, {way(teacher)} is faster than {way(student)} and scores higher "
+        f"({speed_and_score(teacher)} against {speed_and_score(student)})"
         for student in plain.to_dict("records")
         for teacher in ways[(ways["model"] == "teacher") & (ways["file"] == student["file"])].to_dict("records")
         if teacher["speedup_low"] > student["speedup_high"] and teacher["score_low"] > student["score_high"]
     ]
+
+
+def machine(row: Mapping[Any, Any]) -> str:
+    """Where a case ran, in words: its GPU, or its processor."""
+    return str(row["processor"] if row["device"] in ("cpu", "", None) or pd.isna(row["device"]) else row["device"])
 
 
 def way(row: Mapping[Any, Any]) -> str:

@@ -86,6 +86,7 @@ def test_what_no_evidence_speaks_of_is_listed_with_its_command(tmp_path):
 
 def ways(**changes):
     row = {"num_layers": 3, "train_fraction": None, "file": "a.json", "variant": "float32"}
+    row |= {"device": "cpu", "processor": "A Processor"}
     teacher = {"model": "teacher", "variant": "onnx", "num_layers": 6, "examples_per_s": 450.0, "score": 0.86}
     teacher |= {"speedup_low": 2.2, "speedup_high": 2.3, "score_low": 0.84, "score_high": 0.88}
     student = {"model": "student", "examples_per_s": 400.0, "score": 0.8}
@@ -96,7 +97,7 @@ def ways(**changes):
 def test_a_teacher_beats_a_student_only_in_one_run_and_beyond_both_intervals():
     (beaten,) = tables.better_teachers(ways())
     assert beaten == (
-        "the 6-layer teacher in onnx is faster than the 3-layer student in float32 and scores higher "
+        "on A Processor, the 6-layer teacher in onnx is faster than the 3-layer student in float32 and scores higher "
         "(450 texts/s, score 0.860 [0.840, 0.880] against 400 texts/s, score 0.800 [0.780, 0.820])"
     )
     for lacking in ({"file": "b.json"}, {"speedup_low": 2.0}, {"score_low": 0.81}, {"score_low": np.nan}):
