@@ -9,7 +9,7 @@ from reports.benchmark_files import CONDITIONS
 from reports.drawing import GRID, INK, MARKERS, SERIES, Figure, log_sizes, log_values, mark, panel, panels, side_of
 from reports.evidence import Evidence
 from reports.setting import LIMITED, SETTING
-from reports.wording import NOT_CORRECTED, count, interval, number
+from reports.wording import NOT_CORRECTED, count, enumeration, interval, number
 
 _SPEEDUP = ["speedup_vs_teacher", "speedup_low", "speedup_high"]
 
@@ -49,9 +49,13 @@ def _pareto_figure(ways: pd.DataFrame) -> Figure:
             axes.set(xlabel="texts per second, tokenisation included", ylabel="test score")
             axes.set_title(tables.machine(rows[0]))
             axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-        best = front.to_dict("records")
-        fronts.append(f"on {tables.machine(rows[0])} {' and '.join(map(tables.way, best))}")
-        told += [f"{tables.way(row)} on {tables.machine(row)} ({tables.speed_and_score(row)})" for row in best]
+        names = {
+            f"{row['num_layers']:g}-layer {row['model']} in {row['variant']}": tables.speed_and_score(row)
+            for row in front.to_dict("records")
+        }
+        where = tables.machine(rows[0])
+        fronts.append(f"{enumeration(list(names))} on {where}")
+        told += [f"{name} on {where} ({speed})" for name, speed in names.items()]
     beaten = tables.better_teachers(ways)
     lesson = "; ".join(beaten) or "no way to run the teacher beats a student in float32 beyond both intervals"
     return Figure(

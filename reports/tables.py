@@ -11,7 +11,7 @@ from reports.benchmark_files import latest
 from reports.evidence import Evidence, registered_runs
 from reports.setting import SETTING
 from reports.statistics import mean_estimate, share_interval
-from reports.wording import interval, number
+from reports.wording import enumeration, interval, number
 
 #: What the cases of one machine have in common.
 MACHINE = ["device", "processor", "num_threads"]
@@ -169,18 +169,26 @@ def size_latency_score(evidence: Evidence) -> pd.DataFrame:
 
 
 def better_teachers(ways: pd.DataFrame) -> list[str]:
-    """The ways to run a teacher that are faster than a student in float32 and score higher, each in a sentence.
+    """The ways to run a teacher that are faster than a student in float32 and score higher, a sentence per student.
 
     Of one run of the benchmarks, and only where neither the speeds' nor the scores' intervals meet.
     """
     plain = ways[(ways["model"] == "student") & (ways["variant"] == "float32")]
-    return [
-        f"on {machine(student)}, {way(teacher)} is faster than {way(student)} and scores higher "
-        f"({speed_and_score(teacher)} against {speed_and_score(student)})"
-        for student in plain.to_dict("records")
-        for teacher in ways[(ways["model"] == "teacher") & (ways["file"] == student["file"])].to_dict("records")
-        if teacher["speedup_low"] > student["speedup_high"] and teacher["score_low"] > student["score_high"]
-    ]
+    sentences = []
+    for student in plain.to_dict("records"):
+        better = ways[
+            (ways["model"] == "teacher")
+            & (ways["file"] == student["file"])
+            & (ways["speedup_low"] > student["speedup_high"])
+            & (ways["score_low"] > student["score_high"])
+        ].to_dict("records")
+        if better:
+            how = [f"in {row['variant']} ({speed_and_score(row)})" for row in better]
+            sentences.append(
+                f"on {machine(student)}, {subject(better[0])} is faster {enumeration(how)} than {subject(student)} in "
+                f"float32 ({speed_and_score(student)}), and scores higher"
+            )
+    return sentences
 
 
 def machine(row: Mapping[Any, Any]) -> str:
@@ -188,10 +196,10 @@ def machine(row: Mapping[Any, Any]) -> str:
     return str(row["processor"] if row["device"] in ("cpu", "", None) or pd.isna(row["device"]) else row["device"])
 
 
-def way(row: Mapping[Any, Any]) -> str:
-    """A model and how it is run, in words."""
+def subject(row: Mapping[Any, Any]) -> str:
+    """A model, in words."""
     seen = "" if pd.isna(row["train_fraction"]) else f" trained on {row['train_fraction']:.0%} of the data"
-    return f"the {row['num_layers']:g}-layer {row['model']}{seen} in {row['variant']}"
+    return f"the {row['num_layers']:g}-layer {row['model']}{seen}"
 
 
 def speed_and_score(row: Mapping[Any, Any]) -> str:

@@ -1,7 +1,7 @@
 """Numbers and tests in words, for people."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -45,6 +45,12 @@ def name_of(recipe: str) -> str:
 def recipe_and_target(row: Mapping[Any, Any]) -> str:
     """A row of a table by its recipe and what it was tested on."""
     return f"{name_of(row['recipe'])}, {row['target']}"
+
+
+def enumeration(items: Sequence[str]) -> str:
+    """Items, at least one, in a sentence: "a", "a and b", "a, b and c"."""
+    *others, last = items
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def effects(rows: pd.DataFrame, label: Callable[[Mapping[Any, Any]], str]) -> str:

@@ -40,3 +40,7 @@ def test_a_claim_is_told_by_its_first_test_and_the_number_of_the_others():
     claims = {claim.id: claim for claim in LEDGER}
     assert wording.tests(claims["E01"]) == "Mean difference in test score, SM+TMKD minus KD on 10% of the data: above 0"
     assert wording.tests(claims["T01"]).endswith("is within its bound: at least 0.950; 2 more tests")
+
+
+def test_enumerations():
+    assert [wording.enumeration("abc"[:num]) for num in (1, 2, 3)] == ["a", "a and b", "a, b and c"]
