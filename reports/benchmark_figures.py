@@ -129,14 +129,16 @@ def _speedup_figure(ratios: pd.DataFrame) -> Figure:
             grid[-1].plot([], [], MARKERS[k], color=SERIES[k], label=f"batch of {batch:g}")
         grid[0].set_ylabel("speed-up over the ratio of layers")
         grid[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    first = ratios.iloc[0]
+    first, built = ratios.iloc[0], ratios[ratios["origin"] == "built"].drop_duplicates(["model", "num_layers"])
+    names = [f"the {row['num_layers']:g}-layer {row['model']}" for row in built.to_dict("records")]
+    weights = f"Of random weights, with which time is the same: {enumeration(names)}. " if names else ""
     return Figure(
         "speed-up",
         f"Times as fast as the teacher, from the least to the most over batches and lengths: {'; '.join(told)}",
         "The speed-up over the ratio of layers, which it would be if layers were all the work (1, black line); "
         f"in float32 on {first['device']} ({first['processor']}) with {count(int(first['num_threads']), 'thread')}, as "
         "ratios of medians over interleaved rounds with bootstrap 95 % intervals. "
-        f"{NOT_CORRECTED} Models of BERT-base's shape have random weights. All times are in the table below.",
+        f"{NOT_CORRECTED} {weights}All times are in the table below.",
         tuple(svgs),
         f"Charts of speed-ups over the length of the texts. {'; '.join(told)}.",
         ratios[["file", "model", "num_layers", *CONDITIONS, "layer_ratio", *_SPEEDUP]],
