@@ -102,7 +102,7 @@ def test_the_speeds_in_the_readme_are_published(evidence, readme):
     }
     told = readme("## Finished models", "## Speed of the simulations") + readme("## Speed of the sim", "## How to read")
     ratios = re.findall(rf"{_NUMBER} \[{_NUMBER}, {_NUMBER}\]", told)
-    assert len(ratios) == 9 + 11 + 6 + 8 and set(ratios) <= known
+    assert len(ratios) == 9 + 11 + 8 + 8 and set(ratios) <= known
     speeds = {(f"{row['examples_per_s']:.0f}", wording.number(row["score"])) for row in models.to_dict("records")}
     assert set(re.findall(r"\| (\d+) \| [^|]* \| (0\.\d+) (?=\|)", told)) == speeds
     cells = fits[fits["kind"] == "cell"].eval("1e6 * median_s / num_replicates")
