@@ -69,9 +69,9 @@ class Evidence:
     """All that the store holds, read once.
 
     Attributes:
-        runs: One row per run: experiment and measurements, with `seed`, `pair`, `twin`, `changed` (the fields that are
-            not as registered, see `reports.setting.deviations`; None: none can be); runs of equal `pair` differ in
-            their recipe only, runs of equal `twin` in their precision only.
+        runs: One row per run: experiment, measurements and `processor`, with `seed`, `pair`, `twin`, `changed` (the
+            fields that are not as registered, see `reports.setting.deviations`; None: none can be); runs of equal
+            `pair` differ in their recipe only, runs of equal `twin` in their precision only.
         paths: The rows of interpolation.parquet of one student per recipe of PATH_RECIPES, with `recipe`, `run_id` and
             `init_seed`; those of the teacher, which all files have, under the recipe "teacher".
         cells: Registered role -> replicates, keyed by (study, role); index `replicate`.
@@ -131,6 +131,7 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
             **fields.model_dump(),
             "recipe": recipe_name(fields),
             "run_id": record.run_id,
+            "processor": record.provenance.processor,
             "pair": canonical_json(shared),
             "twin": canonical_json({k: v for k, v in record.experiment.items() if not k.endswith("precision")}),
             "seed": f"{fields.init_seed}/{fields.data_seed}",
@@ -149,6 +150,7 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
         *numbers,
         "num_epochs",
         "run_id",
+        "processor",
         "pair",
         "twin",
         "seed",

@@ -102,10 +102,11 @@ def _whole(frame: pd.DataFrame, roles: list[str]) -> Samples | Missing:
 
 def _run_samples(runs: pd.DataFrame, test: Test) -> Samples | Missing:
     """Pairs of runs in the registered setting, one row per seed: the seed is what is replicated."""
-    pairs = {}
+    pairs, mixed = {}, set()
     for fraction in (test.fraction, test.against_fraction):
         if fraction is not None:
-            pairs[fraction] = _pairs(runs, test, fraction)
+            pairs[fraction], apart = _pairs(runs, test, fraction)
+            mixed |= apart
             if pairs[fraction].empty:
                 arms = f"{test.arm} and {test.reference} on {fraction:.0%} of the data"
                 but = "" if test.init is None else f", but for init {test.init}"
@@ -114,17 +115,29 @@ def _run_samples(runs: pd.DataFrame, test: Test) -> Samples | Missing:
                 return Missing(f"no paired runs of {arms} in the registered setting{but}")
     if len(pairs) == 1:
         (pair,) = pairs.values()
-        return Samples(pair)
+        return Samples(pair, _told_apart(pair, mixed))
     gains = {
         f"{test.arm} - {test.reference}, {fraction:.0%} of the data": pair.iloc[:, 0] - pair.iloc[:, 1]
         for fraction, pair in pairs.items()
     }
     frame = pd.DataFrame(gains).dropna()
-    return Missing("no seed has paired runs at both shares of the data") if frame.empty else Samples(frame)
+    if frame.empty:
+        return Missing("no seed has paired runs at both shares of the data")
+    return Samples(frame, _told_apart(frame, mixed))
 
 
-def _pairs(runs: pd.DataFrame, test: Test, fraction: float) -> pd.DataFrame:
-    """One row per seed: the measure of arm and reference, whose runs agree in all that is not compared."""
+def _told_apart(frame: pd.DataFrame, mixed: set[str]) -> str:
+    """What is said of pairs whose runs are from different processors."""
+    if not (num := frame.index.isin(mixed).sum()):
+        return ""
+    return f"In {num} of {len(frame)} pairs the runs are from different processors, which round differently."
+
+
+def _pairs(runs: pd.DataFrame, test: Test, fraction: float) -> tuple[pd.DataFrame, set[str]]:
+    """The measure of arm and reference, whose runs agree in all that is not compared; one row per seed.
+
+    Beside it, the seeds whose runs are from different processors.
+    """
     chosen = registered_runs(runs, fraction, changed="" if test.init is None else "init")
     if test.init is not None:
         chosen = chosen[chosen["init"] == test.init]
@@ -133,18 +146,20 @@ def _pairs(runs: pd.DataFrame, test: Test, fraction: float) -> pd.DataFrame:
         # What else a pair has to agree in, the registered setting holds.
         chosen = pd.concat([chosen[chosen["recipe"] == test.arm], longer]).assign(pair="")
     chosen = chosen[chosen[["init_seed", "data_seed"]].min(axis="columns") >= test.first_seed]
+    shared, compared = "pair", "recipe"
     if test.reference == "teacher":
         chosen = chosen[chosen["recipe"] == test.arm]
         frame = chosen[["seed", test.measure, f"teacher_{test.measure}"]].set_index("seed").astype(float)
         frame.columns = pd.Index([test.arm, "teacher"])
     else:
-        shared, compared = "pair", "recipe"
         if test.arm in PRECISIONS:
             chosen = runs[(runs["changed"] == "") & (runs["train_fraction"] == fraction)]
             shared, compared = "twin", "precision"
         wide = chosen.pivot_table(index=["seed", shared], columns=compared, values=test.measure)
         frame = wide.reindex(columns=[test.arm, test.reference])
-    return frame.dropna().groupby("seed").mean()
+    compared_runs = chosen[chosen[compared].isin([test.arm, test.reference])]
+    num_processors = compared_runs.groupby("seed")["processor"].nunique()
+    return frame.dropna().groupby("seed").mean(), set(num_processors.index[num_processors > 1])
 
 
 def _benchmark_samples(benchmarks: pd.DataFrame, test: Test) -> Samples | Missing:

@@ -9,6 +9,7 @@ from reports.claims import Claim
 from reports.evidence import load
 from reports.ledger import LEDGER
 from reports.samples import Missing, Samples, samples
+from reports.setting import LEAST, LIMITED
 
 CLAIMS = {claim.id: claim for claim in LEDGER}
 
@@ -34,6 +35,22 @@ def test_runs_pair_when_all_but_the_recipe_agrees(tmp_path):
     assert list(found.frame.index) == ["0/0", "1/1"]
     assert found.arm.tolist() == [0.8, 0.8]
     assert found.reference.tolist() == [0.7, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("claim", "told"), [("E02", "In 2 of 3 pairs"), ("E08", ""), ("E16", "In 2 of 3 pairs"), ("E04", "")]
+)
+def test_pairs_of_runs_from_different_processors_are_told(tmp_path, claim, told):
+    """FT's runs with limited data moved to another machine from seed 1 on."""
+    store = Store(tmp_path)
+    for fraction in (LIMITED, LEAST):
+        for recipe in ("ft", "tmkd", "sm+tmkd", "kd"):
+            for seed in range(3):
+                save(store, recipe, 0.7, seed, train_fraction=fraction)
+    evidence = load(store, synthetic.STUDIES)
+    evidence.runs.loc[(evidence.runs["recipe"] == "ft") & (evidence.runs["init_seed"] > 0), "processor"] = "another"
+    found = samples(evidence, CLAIMS[claim], CLAIMS[claim].tests[0])
+    assert isinstance(found, Samples) and found.note.startswith(told) and bool(found.note) == bool(told)
 
 
 def test_unpaired_runs_are_missing_evidence(tmp_path):
