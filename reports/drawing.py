@@ -103,7 +103,7 @@ def mark(
     """
     dots(axes, place - 0.22, seeds, series, across)
     effect, low, high = estimate
-    if np.isfinite(high - low):  # a quarter of the time of `Axes.errorbar`
+    if np.isfinite(high - low):  # a third of the time of `Axes.errorbar`
         ends, places = [low, high], [place, place]
         axes.plot(*((ends, places, "|-") if across else (places, ends, "_-")), color=SERIES[series])
     x, y = (effect, place) if across else (place, effect)

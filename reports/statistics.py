@@ -155,7 +155,7 @@ def slope_estimate(sizes: ArrayLike, values: ArrayLike, threshold: float) -> Est
 
     Source of HC3: MacKinnon and White, J. Econometrics 29 (1985), 305-325.
     """
-    from statsmodels.regression.linear_model import OLS  # half a second, and only slopes need it
+    from statsmodels.regression.linear_model import OLS  # imports much, and only slopes need it
 
     x, y = np.log(np.asarray(sizes, dtype=float)), np.log(np.asarray(values, dtype=float))
     if not (has_spread(x) and np.isfinite(y).all()):
