@@ -1,8 +1,8 @@
 """Evidence that took long, in small files for a repository: out of a store, and into one.
 
 Two files hold one JSON object a line, compressed by xz: records of training runs as the store has them, and
-pytest-benchmark's files with their names. A folder holds the few paths between texts that are drawn. Models,
-per-example tables and simulations (minutes of work) stay behind.
+pytest-benchmark's files with their names. A folder holds the few paths between texts that are drawn, another the runs
+that were done again elsewhere. Models, per-example tables and simulations (minutes of work) stay behind.
 """
 
 import json
@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from mixkd.store import Record, Store, UserError, atomic_path, first_error, without_folders, write_text
+from mixkd.store import REPEATS, Record, Store, UserError, atomic_path, first_error, without_folders, write_text
 
 RUNS, BENCHMARKS, PATHS = "runs.jsonl.xz", "benchmarks.jsonl.xz", "interpolation"
 
 
 class Counts(NamedTuple):
-    """Runs and files of benchmarks."""
+    """Runs, repeats among them, and files of benchmarks."""
 
     runs: int
     benchmarks: int
@@ -38,15 +38,16 @@ def publish(store: Store, folder: Path) -> Counts:
     Raises:
         UserError: If a record of the store or a line of a file is not valid: nothing is written then.
     """
-    records, problems = store.runs()
-    if problems:
-        raise UserError(f"{problems[0].reason} Nothing was published.")
-    runs = {record.run_id: record for record in (*map(_without_folders, records), *_runs(folder))}
+    runs = {folder / RUNS: _all_runs(store, folder / RUNS)}
+    for name, repeat in store.repeats().items():
+        path = folder / REPEATS / f"{name}.jsonl.xz"
+        runs[path] = _all_runs(repeat, path)
     benchmarks = {path.name: _text(path) for path in store.benchmarks_dir.glob("*.json")}
     benchmarks |= dict(_benchmarks(folder))
-    _write(folder / RUNS, (runs[key].model_dump_json() for key in sorted(runs)))
+    for path, records in runs.items():
+        _write(path, (record.model_dump_json() for record in records))
     _write(folder / BENCHMARKS, (json.dumps({"name": key, "text": benchmarks[key]}) for key in sorted(benchmarks)))
-    return Counts(len(runs), len(benchmarks))
+    return Counts(sum(map(len, runs.values())), len(benchmarks))
 
 
 def check_verdicts(verdicts: Path, folder: Path) -> None:
@@ -94,10 +95,12 @@ def restore(folder: Path, store: Store) -> Counts:
     """
     if not (folder / RUNS).is_file():
         raise UserError(f"There is no {RUNS} in {folder}; give the folder that `mixkd publish` wrote.")
-    runs = [record for record in _runs(folder) if not (store.run_dir(record.run_id) / "record.json").exists()]
+    runs = _missing_runs(store, folder / RUNS)
+    for path in sorted((folder / REPEATS).glob("*.jsonl.xz")):
+        runs += _missing_runs(Store(store.root / REPEATS / path.name.partition(".")[0]), path)
     benchmarks = [(name, text) for name, text in _benchmarks(folder) if not (store.benchmarks_dir / name).exists()]
-    for record in runs:
-        store.save_run(record)
+    for place, record in runs:
+        place.save_run(record)
     for name, text in benchmarks:
         write_text(store.benchmarks_dir / name, text)
     for path in (folder / PATHS).glob("*.parquet"):
@@ -122,14 +125,27 @@ def _without_folders(record: Record) -> Record:
     return record.model_copy(update={"provenance": record.provenance.model_copy(update={"command": command})})
 
 
-def _runs(folder: Path) -> list[Record]:
+def _all_runs(store: Store, published: Path) -> list[Record]:
+    """The runs that are published and those of a store, by id."""
+    records, problems = store.runs()
+    if problems:
+        raise UserError(f"{problems[0].reason} Nothing was published.")
+    runs = {record.run_id: record for record in (*map(_without_folders, records), *_runs(published))}
+    return [runs[run_id] for run_id in sorted(runs)]
+
+
+def _missing_runs(store: Store, published: Path) -> list[tuple[Store, Record]]:
+    """The published runs that a store does not have, with the store."""
+    return [(store, run) for run in _runs(published) if not (store.run_dir(run.run_id) / "record.json").exists()]
+
+
+def _runs(path: Path) -> list[Record]:
     records = []
-    for number, line in _lines(folder / RUNS):
+    for number, line in _lines(path):
         try:
             records.append(Record.model_validate_json(line))
         except ValidationError as error:
-            reason = first_error(error)
-            raise UserError(f"Line {number} of {folder / RUNS} is not a valid record: {reason}.") from error
+            raise UserError(f"Line {number} of {path} is not a valid record: {first_error(error)}.") from error
     return records
 
 

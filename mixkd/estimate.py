@@ -15,7 +15,8 @@ from mixkd.backends import default_jobs
 from mixkd.cost import SHAPES, SIZES, UNKNOWN_TASK, Shape, disk_bytes, flops, is_known, shape, trained_shape
 from mixkd.experiment import Experiment
 from mixkd.progress import duration
-from mixkd.store import Record, Store, canonical_json, now, provenance
+from mixkd.provenance import processor
+from mixkd.store import REPEATS, Record, Store, canonical_json
 
 if TYPE_CHECKING:
     from mixkd.suite import Suite
@@ -80,8 +81,26 @@ def dry_run(
     suite: Suite, store: Store | str | Path = "results", device: str | None = None, jobs: int | None = None
 ) -> list[str]:
     """What `run_suite` would do, as lines for people; nothing is started, no data and no model is loaded."""
-    estimate = estimate_suite(suite, store if isinstance(store, Store) else Store(store), device, jobs)
-    return [f"suite {suite.name}: {' '.join(suite.description.split())}", *estimate.lines()]
+    store = store if isinstance(store, Store) else Store(store)
+    estimate = estimate_suite(suite, store, device, jobs)
+    lines = [f"suite {suite.name}: {' '.join(suite.description.split())}", *estimate.lines()]
+    warned = other_machines(suite, store, device)
+    return lines + [f"caution: {warned}"] * bool(warned)
+
+
+def other_machines(suite: Suite, store: Store, device: str | None = None) -> str:
+    """A sentence about finished runs of a suite that are from another machine, if any others are to be done; or ""."""
+    machines = {_identity(record.experiment): record.provenance.machine for record in store.runs()[0]}
+    found = [machines.get(_identity(experiment.identity())) for stage in suite.stages() for experiment in stage]
+    here = _machine(device)
+    others = Counter(machine for machine in found if machine not in (None, here))
+    if not others or None not in found:
+        return ""
+    told = " and ".join(f"{count} from {machine}" for machine, count in others.items())
+    return (
+        f"of the finished runs are {told}; this {here} may round differently. The report says which pairs are of two "
+        f"machines. --output {store.root / REPEATS / 'NAME'} does all runs here, beside the others."
+    )
 
 
 def estimate_suite(suite: Suite, store: Store, device: str | None = None, jobs: int | None = None) -> Estimate:
@@ -126,19 +145,19 @@ def _num_gpus(device: str | None) -> int:
     return 0 if device == "cpu" else torch.cuda.device_count()
 
 
-def recorded_speed(records: list[Record], device: str | None, precision: str) -> Speed | None:
-    """The median over finished runs on such a device in this precision; None if there are none."""
+def _machine(device: str | None) -> str:
+    """What a run on a device is recorded as run by."""
     import torch
 
-    on_gpu = _num_gpus(device) > 0
-    here = provenance(
-        device=torch.cuda.get_device_name() if on_gpu else "cpu", num_threads=1, seeds={}, started_at=now()
-    )
-    rates = []
+    return torch.cuda.get_device_name() if _num_gpus(device) else processor()
+
+
+def recorded_speed(records: list[Record], device: str | None, precision: str) -> Speed | None:
+    """The median over finished runs on such a device in this precision; None if there are none."""
+    on_gpu, here, rates = _num_gpus(device) > 0, _machine(device), []
     for record in records:
         there = record.provenance
-        is_alike = (there.device, on_gpu or there.processor) == (here.device, on_gpu or here.processor)
-        if not is_alike or record.experiment.get("precision") != precision or there.wall_time_s < _LEAST_S:
+        if there.machine != here or record.experiment.get("precision") != precision or there.wall_time_s < _LEAST_S:
             continue
         try:
             experiment = Experiment(**record.experiment)

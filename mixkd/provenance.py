@@ -41,6 +41,11 @@ class Provenance(Frozen):
     started_at: str
     wall_time_s: float
 
+    @property
+    def machine(self) -> str:
+        """What computed the numbers: a GPU, or a processor. Equal experiments round alike on equal ones."""
+        return self.processor if self.device in ("cpu", "") else self.device
+
 
 @cache
 def _git_state() -> tuple[str | None, bool | None]:
@@ -62,7 +67,7 @@ def _git_state() -> tuple[str | None, bool | None]:
 
 
 @cache
-def _processor() -> str:
+def processor() -> str:
     """Name of the processor, as the operating system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -115,7 +120,7 @@ def provenance(*, device: str, num_threads: int, seeds: dict[str, int], started_
         versions=_versions(),
         python=platform.python_version(),
         platform=platform.platform(),
-        processor=_processor(),
+        processor=processor(),
         device=device,
         num_threads=num_threads,
         seeds=seeds,

@@ -11,6 +11,7 @@ Layout of a store::
                   model/              Hugging Face format
     theory/<cell-id>.parquet + .json  one row per replicate; the CellRecord beside it
     benchmarks/<name>.json            pytest-benchmark's own JSON
+    repeats/<name>/                   a store: runs that are above, done again on another machine
     report.html  verdicts.json  evidence/*.csv
 
 In each folder the JSON is written last: what has no valid JSON is unfinished work, not evidence.
@@ -106,6 +107,9 @@ class CellRecord(Frozen):
         return self
 
 
+#: Folder of a store for stores of runs done again.
+REPEATS = "repeats"
+
 _Model = TypeVar("_Model", Record, CellRecord)
 
 
@@ -197,6 +201,10 @@ class Store:
     def cells(self) -> tuple[list[CellRecord], list[Problem]]:
         """All finished cells, sorted by id, and every one that cannot be used."""
         return _read_all(sorted((self.root / "theory").glob("*.json")), CellRecord)
+
+    def repeats(self) -> dict[str, "Store"]:
+        """Stores of runs that were done again, on a machine that rounds differently, by name."""
+        return {path.name: Store(path) for path in sorted((self.root / REPEATS).glob("*")) if path.is_dir()}
 
     def make_folder(self, name: str = ".") -> Path:
         """A folder of the store, made if it is not there.

@@ -69,9 +69,10 @@ class Evidence:
     """All that the store holds, read once.
 
     Attributes:
-        runs: One row per run: experiment, measurements and `processor`, with `seed`, `pair`, `twin`, `changed` (the
+        runs: One row per run: experiment, measurements and `machine`, with `seed`, `pair`, `twin`, `changed` (the
             fields that are not as registered, see `reports.setting.deviations`; None: none can be); runs of equal
             `pair` differ in their recipe only, runs of equal `twin` in their precision only.
+        repeats: Rows as those of `runs`: the same experiments on another machine; `repeat` names their store.
         paths: The rows of interpolation.parquet of one student per recipe of PATH_RECIPES, with `recipe`, `run_id` and
             `init_seed`; those of the teacher, which all files have, under the recipe "teacher".
         cells: Registered role -> replicates, keyed by (study, role); index `replicate`.
@@ -82,6 +83,7 @@ class Evidence:
     """
 
     runs: pd.DataFrame
+    repeats: pd.DataFrame
     paths: pd.DataFrame
     cells: dict[tuple[str, str], pd.DataFrame]
     benchmarks: pd.DataFrame
@@ -96,7 +98,13 @@ def load(store: Store, studies: Mapping[str, Study]) -> Evidence:
     records, run_problems = store.runs()
     cell_records, cell_problems = store.cells()
     problems += [*run_problems, *cell_problems]
-    runs = _runs(store, records, problems)
+    runs = _runs(store, records, problems).assign(repeat="")
+    repeats = [runs.iloc[:0]]
+    for name, again in store.repeats().items():
+        repeated, repeat_problems = again.runs()
+        problems += repeat_problems
+        repeats.append(_repeats(_runs(again, repeated, problems).assign(repeat=name), again, runs, problems))
+        records += repeated
     paths = _paths(store, runs, problems)
     cells, num_unregistered = _cells(store, cell_records, studies, problems)
     benchmarks, bench_provenance = read_benchmarks(store.benchmarks_dir, problems)
@@ -107,7 +115,9 @@ def load(store: Store, studies: Mapping[str, Study]) -> Evidence:
     ]
     relative = [Problem(p.path.relative_to(store.root), p.reason.removeprefix(f"{store.root}/")) for p in problems]
     sources = pd.DataFrame(provenance + bench_provenance)
-    return Evidence(runs, paths, cells, benchmarks, sources, relative, num_unregistered)
+    return Evidence(
+        runs, pd.concat(repeats, ignore_index=True), paths, cells, benchmarks, sources, relative, num_unregistered
+    )
 
 
 def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.DataFrame:
@@ -131,7 +141,7 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
             **fields.model_dump(),
             "recipe": recipe_name(fields),
             "run_id": record.run_id,
-            "processor": record.provenance.processor,
+            "machine": record.provenance.machine,
             "pair": canonical_json(shared),
             "twin": canonical_json({k: v for k, v in record.experiment.items() if not k.endswith("precision")}),
             "seed": f"{fields.init_seed}/{fields.data_seed}",
@@ -150,7 +160,7 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
         *numbers,
         "num_epochs",
         "run_id",
-        "processor",
+        "machine",
         "pair",
         "twin",
         "seed",
@@ -160,6 +170,14 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
     types: dict[str, type] = dict.fromkeys(numbers, float)
     types |= dict.fromkeys(["recipe", "changed"], object)  # also where there is no run
     return frame.astype(types).copy()
+
+
+def _repeats(found: pd.DataFrame, store: Store, runs: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:
+    """Those of the runs found that repeat one of the evidence's on another machine."""
+    machine = found["run_id"].map(runs.set_index("run_id")["machine"])
+    for run_id in found.loc[machine.isna(), "run_id"]:
+        problems.append(Problem(store.run_dir(run_id) / "record.json", "repeats no run of the store that it is in"))
+    return found[machine.notna() & (machine != found["machine"])]
 
 
 def recipe_name(fields: _Identity) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 from reports import training_tables
 from reports.drawing import INK, MARKERS, SERIES, Figure, mark, panels
 from reports.evidence import Evidence
+from reports.pairs import by_seed
 from reports.setting import LIMITED, PLACE
 from reports.wording import count, effects, name_of, recipe_and_target
 
@@ -81,9 +82,7 @@ def _distance_figure(differences: pd.DataFrame, means: pd.DataFrame) -> Figure:
         "one teacher has none.",
         tuple(svgs),
         f"Dot charts of distances, minus FT's. {effects(differences, recipe_and_target)}.",
-        training_tables.by_seed(
-            pd.concat([means.assign(minus=""), differences.rename(columns={"effect": "mean"}).assign(minus="ft")])
-        ),
+        by_seed(pd.concat([means.assign(minus=""), differences.rename(columns={"effect": "mean"}).assign(minus="ft")])),
         "mixkd suite full",
         stacked=True,
     )

@@ -8,6 +8,7 @@ import pandas as pd
 from reports.benchmark_files import CONDITIONS, latest
 from reports.claims import PRECISIONS, Claim, Test
 from reports.evidence import Evidence, longer_runs, registered_runs
+from reports.pairs import matched, with_repeats
 from reports.statistics import Array
 
 
@@ -44,7 +45,7 @@ def samples(evidence: Evidence, claim: Claim, test: Test) -> Samples | Missing:
     if claim.evidence == "theory":
         return _theory_samples(evidence, claim.study, test)
     if claim.evidence == "runs":
-        return _run_samples(evidence.runs, test)
+        return _run_samples(with_repeats(evidence), test)
     return _benchmark_samples(evidence.benchmarks, test)
 
 
@@ -102,41 +103,39 @@ def _whole(frame: pd.DataFrame, roles: list[str]) -> Samples | Missing:
 
 def _run_samples(runs: pd.DataFrame, test: Test) -> Samples | Missing:
     """Pairs of runs in the registered setting, one row per seed: the seed is what is replicated."""
-    pairs, mixed = {}, set()
+    pairs = {}
     for fraction in (test.fraction, test.against_fraction):
         if fraction is not None:
-            pairs[fraction], apart = _pairs(runs, test, fraction)
-            mixed |= apart
+            pairs[fraction] = _pairs(runs, test, fraction)
             if pairs[fraction].empty:
                 arms = f"{test.arm} and {test.reference} on {fraction:.0%} of the data"
                 but = "" if test.init is None else f", but for init {test.init}"
                 but += f", but for twice the epochs of {test.reference}" if test.longer_reference else ""
                 but += f", from seed {test.first_seed} on" if test.first_seed else ""
                 return Missing(f"no paired runs of {arms} in the registered setting{but}")
-    if len(pairs) == 1:
-        (pair,) = pairs.values()
-        return Samples(pair, _told_apart(pair, mixed))
-    gains = {
-        f"{test.arm} - {test.reference}, {fraction:.0%} of the data": pair.iloc[:, 0] - pair.iloc[:, 1]
-        for fraction, pair in pairs.items()
+    frame = next(iter(pairs.values())).iloc[:, :2]
+    if len(pairs) > 1:
+        gains = {
+            f"{test.arm} - {test.reference}, {fraction:.0%} of the data": pair.iloc[:, 0] - pair.iloc[:, 1]
+            for fraction, pair in pairs.items()
+        }
+        frame = pd.DataFrame(gains).dropna()
+        if frame.empty:
+            return Missing("no seed has paired runs at both shares of the data")
+    notes = {
+        "apart": "the runs are from different machines, which round differently.",
+        "repeated": "one run is its repeat on the machine of the other.",
     }
-    frame = pd.DataFrame(gains).dropna()
-    if frame.empty:
-        return Missing("no seed has paired runs at both shares of the data")
-    return Samples(frame, _told_apart(frame, mixed))
+    nums = {name: (sum(pair.loc[frame.index, name] for pair in pairs.values()) > 0).sum() for name in notes}
+    return Samples(
+        frame, " ".join(f"In {num} of {len(frame)} pairs {notes[name]}" for name, num in nums.items() if num)
+    )
 
 
-def _told_apart(frame: pd.DataFrame, mixed: set[str]) -> str:
-    """What is said of pairs whose runs are from different processors."""
-    if not (num := frame.index.isin(mixed).sum()):
-        return ""
-    return f"In {num} of {len(frame)} pairs the runs are from different processors, which round differently."
-
-
-def _pairs(runs: pd.DataFrame, test: Test, fraction: float) -> tuple[pd.DataFrame, set[str]]:
+def _pairs(runs: pd.DataFrame, test: Test, fraction: float) -> pd.DataFrame:
     """The measure of arm and reference, whose runs agree in all that is not compared; one row per seed.
 
-    Beside it, the seeds whose runs are from different processors.
+    Beside it, as shares, which pairs are of two machines and which have a repeat: see `matched`.
     """
     chosen = registered_runs(runs, fraction, changed="" if test.init is None else "init")
     if test.init is not None:
@@ -148,18 +147,14 @@ def _pairs(runs: pd.DataFrame, test: Test, fraction: float) -> tuple[pd.DataFram
     chosen = chosen[chosen[["init_seed", "data_seed"]].min(axis="columns") >= test.first_seed]
     shared, compared = "pair", "recipe"
     if test.reference == "teacher":
-        chosen = chosen[chosen["recipe"] == test.arm]
-        frame = chosen[["seed", test.measure, f"teacher_{test.measure}"]].set_index("seed").astype(float)
-        frame.columns = pd.Index([test.arm, "teacher"])
-    else:
-        if test.arm in PRECISIONS:
-            chosen = runs[(runs["changed"] == "") & (runs["train_fraction"] == fraction)]
-            shared, compared = "twin", "precision"
-        wide = chosen.pivot_table(index=["seed", shared], columns=compared, values=test.measure)
-        frame = wide.reindex(columns=[test.arm, test.reference])
-    compared_runs = chosen[chosen[compared].isin([test.arm, test.reference])]
-    num_processors = compared_runs.groupby("seed")["processor"].nunique()
-    return frame.dropna().groupby("seed").mean(), set(num_processors.index[num_processors > 1])
+        chosen = chosen[(chosen["recipe"] == test.arm) & (chosen["repeat"] == "")]
+        frame = chosen.groupby("seed")[[test.measure, f"teacher_{test.measure}"]].mean().astype(float).dropna()
+        return frame.set_axis([test.arm, "teacher"], axis="columns").assign(apart=0.0, repeated=0.0)
+    if test.arm in PRECISIONS:
+        chosen = runs[(runs["changed"] == "") & (runs["train_fraction"] == fraction)]
+        shared, compared = "twin", "precision"
+    pairs = matched(chosen, ["seed", shared], compared, (test.arm, str(test.reference)), test.measure)
+    return pairs.groupby("seed").mean()
 
 
 def _benchmark_samples(benchmarks: pd.DataFrame, test: Test) -> Samples | Missing:

@@ -5,11 +5,12 @@ from typing import Any
 
 import pandas as pd
 
-from reports import training_tables
+from reports import setting_tables
 from reports.drawing import INK, MARKERS, SERIES, Figure, dots, dots_told, effects_across, name_rows, panels
 from reports.evidence import Evidence
+from reports.pairs import by_seed
 from reports.setting import PLACE
-from reports.wording import NOT_CORRECTED, count, effects, name_of, seeds_told
+from reports.wording import NOT_CORRECTED, apart_told, count, effects, name_of, number, seeds_told
 
 _SETTINGS = {
     "beta_alpha": "a of Beta(a, a)",
@@ -22,15 +23,17 @@ _SETTINGS = {
 
 def build(evidence: Evidence) -> Iterator[Figure]:
     """Every such figure that the evidence allows."""
-    if len(longer := training_tables.epochs(evidence)):
+    if len(longer := setting_tables.epochs(evidence)):
         yield _epochs_figure(longer)
-    if len(added := training_tables.back_translation(evidence)):
+    if len(added := setting_tables.back_translation(evidence)):
         yield _back_translation_figure(added)
     for measure in ("test_score", "generalization_gap"):
-        if len(others := training_tables.elsewhere(evidence, measure)):
+        if len(others := setting_tables.elsewhere(evidence, measure)):
             yield _elsewhere_figure(others, measure)
-    if len(changed := training_tables.sensitivity(evidence)):
+    if len(changed := setting_tables.sensitivity(evidence)):
         yield _sensitivity_figure(changed)
+    if len(again := setting_tables.machines(evidence)):
+        yield _machines_figure(again)
 
 
 def _epochs_figure(longer: pd.DataFrame) -> Figure:
@@ -49,10 +52,11 @@ def _epochs_figure(longer: pd.DataFrame) -> Figure:
         f"At equal work in the student: {told}",
         f"{PLACE}. Once: the registered epochs. Mixup takes originals and mixed inputs through the student: as much "
         "work there as KD with twice the epochs. "
-        f"Paired differences with 95 % t intervals over {seeds_told(longer)}. {dots_told(longer)}{NOT_CORRECTED}",
+        f"Paired differences with 95 % t intervals over {seeds_told(longer)}. {apart_told(longer)}{dots_told(longer)}"
+        f"{NOT_CORRECTED}",
         tuple(svgs),
         f"Dot chart of differences. {shown}.",
-        training_tables.by_seed(longer),
+        by_seed(longer),
         "mixkd suite longer",
         stacked=True,
     )
@@ -81,7 +85,7 @@ def _back_translation_figure(added: pd.DataFrame) -> Figure:
         f"Paired differences with 95 % t intervals over {seeds_told(added)}. {dots_told(added)}{NOT_CORRECTED}",
         tuple(svgs),
         f"Dot chart of differences. {told}.",
-        training_tables.by_seed(added),
+        by_seed(added),
         "mixkd suite breadth",
         stacked=True,
     )
@@ -109,7 +113,7 @@ def _elsewhere_figure(others: pd.DataFrame, measure: str) -> Figure:
         f"for what is named. {dots_told(others)}{NOT_CORRECTED}",
         tuple(svgs),
         f"Dot charts of differences. {effects(others, _place_and_reference)}.",
-        training_tables.by_seed(others),
+        by_seed(others),
         "mixkd suite breadth",
         stacked=True,
     )
@@ -150,13 +154,41 @@ def _sensitivity_figure(changed: pd.DataFrame) -> Figure:
         title,
         f"{PLACE}, {changed['train_fraction'].min():.0%} of the training data. One setting is changed at a time. "
         f"Paired differences with 95 % t intervals over {seeds_told(changed)}; KD has the same "
-        f"learning rate. {dots_told(changed)}The best of so many is not a test, and more mixed inputs are more work.",
+        f"learning rate. {apart_told(changed)}{dots_told(changed)}The best of so many is not a test, and more mixed "
+        "inputs are more work.",
         tuple(svgs),
         f"Line charts of differences in score. {told}.",
-        training_tables.by_seed(changed),
+        by_seed(changed),
         "mixkd suite sensitivity",
         stacked=True,
     )
+
+
+def _machines_figure(again: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    recipes, cases = list(dict.fromkeys(again["recipe"])), again.groupby(["machine", "other", "train_fraction"])
+    with panels("machines", svgs, len(cases), width=8.0) as grid:
+        for axes, ((machine, other, share), rows) in zip(grid, cases, strict=True):
+            effects_across(axes, rows, "recipe", recipes)
+            axes.set(xlabel=f"score on {machine}\nminus on {other}", title=f"{share:.0%} of the data")
+        name_rows(grid[0], [name_of(recipe) for recipe in recipes])
+    told = effects(again, _recipe_and_machines)
+    spread = "; ".join(f"{_recipe_and_machines(row)} {number(row['sd'])}" for row in again.to_dict("records"))
+    return Figure(
+        "machines",
+        f"The same experiments on two machines, which round differently: differences in score {_raised(again)}",
+        f"{PLACE}. Equal seeds and data, each machine with a teacher of its own. Paired differences with 95 % t "
+        f"intervals over {seeds_told(again)}; their standard deviations: {spread}. {dots_told(again)}{NOT_CORRECTED}",
+        tuple(svgs),
+        f"Dot chart of differences. {told}.",
+        by_seed(again),
+        "mixkd suite longer --output results/repeats/NAME",
+        stacked=True,
+    )
+
+
+def _recipe_and_machines(row: Mapping[Any, Any]) -> str:
+    return f"{name_of(row['recipe'])} at {row['train_fraction']:.0%}, {row['machine']} minus {row['other']}"
 
 
 def _reference(recipe: str) -> str:

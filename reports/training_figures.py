@@ -8,6 +8,7 @@ import seaborn as sns
 from reports import training_tables
 from reports.drawing import MARKERS, SERIES, Figure, dots, dots_told, effects_across, mark, name_rows, panel, panels
 from reports.evidence import Evidence
+from reports.pairs import by_seed
 from reports.setting import LEAST, LIMITED, PLACE
 from reports.wording import NOT_CORRECTED, count, effects, name_of, number, recipe_and_target, seeds_told
 
@@ -89,7 +90,7 @@ def _share_figure(shares: pd.DataFrame) -> Figure:
         "that the number of steps is the same for all shares of at most 20 %. The order of the means is not tested.",
         tuple(svgs),
         f"Line chart of the test score over the share of the data. {told}.",
-        training_tables.by_seed(shares),
+        by_seed(shares),
         "mixkd suite breadth",
     )
 
@@ -114,7 +115,7 @@ def _robustness_figure(moved: pd.DataFrame) -> Figure:
         "Where the tokenizer ignores case, as BERT's uncased ones do, wrong case changes nothing.",
         tuple(svgs),
         f"Dot charts of differences in score. {effects(moved, recipe_and_target)}.",
-        training_tables.by_seed(moved),
+        by_seed(moved),
         "mixkd suite full",
         stacked=True,
     )

@@ -98,6 +98,13 @@ def seeds_told(rows: pd.DataFrame) -> str:
     return count(most, "seed") if least == most else f"{least} to {count(most, 'seed')}"
 
 
+def apart_told(rows: pd.DataFrame) -> str:
+    """How many pairs of a table are of two machines, if any are."""
+    if not (num := int(rows["num_apart"].sum())):
+        return ""
+    return f"The runs of {num} of all {count(int(rows['num_seeds'].sum()), 'pair')} are from different machines. "
+
+
 def replicates(data: pd.DataFrame) -> str:
     """How many replicates stand behind a figure's numbers, at most."""
     return count(int(data["num_replicates"].max()), "replicate")

@@ -54,6 +54,23 @@ def test_the_paths_that_are_drawn_come_back(store, tmp_path):
     assert not restored.interpolation_path(other).exists()
 
 
+def test_repeats_come_back_to_their_places(store, tmp_path):
+    again = Store(store.root / "repeats" / "another")
+    for seed in (0, 1):
+        again.save_run(record(seed, score=0.6))
+    assert publish(store, tmp_path / "published") == Counts(5, 1)
+    other = Store(tmp_path / "other")
+    Store(other.root / "repeats" / "another").save_run(record(1, score=0.7))
+    assert restore(tmp_path / "published", other) == Counts(4, 1)
+    (restored,) = other.repeats().values()
+    assert restored.load_run(record(0).run_id) == record(0, score=0.6)
+    assert restored.load_run(record(1).run_id) == record(1, score=0.7)
+    (again.run_dir(record(0).run_id) / "record.json").write_text("{")
+    with pytest.raises(UserError, match="not a valid record.*Nothing was published"):
+        publish(store, tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
 def test_evidence_accumulates_and_what_was_published_stays(store, tmp_path):
     publish(store, tmp_path / "published")
     before = (tmp_path / "published" / RUNS).read_bytes()

@@ -5,7 +5,7 @@ import pytest
 
 from mixkd import estimate as estimate_module
 from mixkd.cost import SHAPES, disk_bytes, flops
-from mixkd.estimate import Speed, dry_run, estimate_suite, measured_speed, recorded_speed
+from mixkd.estimate import Speed, dry_run, estimate_suite, measured_speed, other_machines, recorded_speed
 from mixkd.experiment import Experiment
 from mixkd.store import Record, Store, content_id, now, provenance
 from mixkd.suite import Suite, load_suite
@@ -47,7 +47,7 @@ RUNS = {
     "sensitivity": (5 * (3 + 5 + 3 + 3 + 4 + 3 * 4), 1),
     "precision": (2 * 2 * 10, 2),
     "starts": (3 * 30, 1),
-    "longer": (2 * 25 * 3, 1),
+    "longer": (2 * 25 * 4, 1),
 }
 
 
@@ -197,6 +197,21 @@ def test_lines(tmp_path):
     assert assumed == "assumed: somebody/bert is as large as BERT-base"
     Store(tmp_path).save_run(record(small.expand()[0]))
     assert "; 1 of them is in the store" in dry_run(small, tmp_path, jobs=2)[1]
+
+
+def test_finished_runs_of_another_machine_are_told(tmp_path, capsys):
+    store, small = Store(tmp_path), suite(recipe="ft", seed=[0, 1, 2])
+    first, second, third = small.expand()
+    store.save_run(record(first))
+    store.save_run(record(Experiment(student_layers=3, seed=7), processor="Another"))  # not of this suite
+    assert other_machines(small, store) == "" and not any("caution" in line for line in dry_run(small, store))
+    store.save_run(record(second, processor="Another"))
+    told = other_machines(small, store)
+    assert told.startswith("of the finished runs are 1 from Another; this ") and str(tmp_path / "repeats/NAME") in told
+    assert dry_run(small, store)[-1] == f"caution: {told}"
+    for last in (third, *small.stages()[0]):
+        store.save_run(record(last))
+    assert other_machines(small, store) == ""  # nothing is left to do
 
 
 def test_nothing_is_loaded(tmp_path):

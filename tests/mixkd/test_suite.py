@@ -109,7 +109,7 @@ def test_suites_share_their_runs():
     others = {(e.init, e.train_fraction, e.num_epochs) for e in runs["breadth"] - runs["standard"]}
     assert others == {("skip", 0.1, 6), ("first", 0.02, 60), ("first", 0.1, 12)}
     assert {e.recipe for e in runs["longer"] - runs["full"]} == {"kd"}
-    assert not runs["longer"] & runs["breadth"] and len(runs["longer"] & runs["full"]) == 2 * 25 * 2
+    assert not runs["longer"] & runs["breadth"] and len(runs["longer"] & runs["full"]) == 2 * 25 * 3
     assert not runs["breadth"] & runs["full"]
     earlier = {experiment.init_seed for name in names[:-1] for experiment in runs[name]}
     assert earlier.isdisjoint(experiment.init_seed for experiment in runs["starts"])

@@ -25,6 +25,26 @@ def test_a_sound_store_has_no_problems(tmp_path):
     assert len(evidence.cells) == sum(len(study.cells) for study in synthetic.STUDIES.values())
 
 
+def test_a_repeat_is_of_a_run_that_is_there_and_of_another_machine(tmp_path):
+    store = Store(tmp_path)
+    of, measurements = synthetic.experiment("kd"), {"test_score": 0.7, "generalization_gap": 0.1}
+    store.save_run(synthetic.record(of, measurements))
+    synthetic.repeat(store, of, {**measurements, "test_score": 0.8})
+    Store(tmp_path / "repeats" / "same").save_run(synthetic.record(of, measurements))
+    synthetic.repeat(store, synthetic.experiment("ft"), measurements)
+    torn = tmp_path / "repeats" / "other" / "runs" / "torn" / "record.json"
+    torn.parent.mkdir()
+    torn.write_text("{")
+    evidence = load(store, synthetic.STUDIES)
+    assert len(evidence.runs) == 1
+    assert evidence.repeats[["repeat", "machine", "test_score"]].to_numpy().tolist() == [["other", "Other", 0.8]]
+    assert set(evidence.provenance["processor"]) == {"A Processor @ 2.0GHz", "Other"}
+    reasons = problems(store)
+    alone = "repeats/other/runs/" + synthetic.record(synthetic.experiment("ft"), measurements).run_id + "/record.json"
+    assert reasons.pop(alone) == "repeats no run of the store that it is in"
+    assert list(reasons) == ["repeats/other/runs/torn/record.json"]
+
+
 def test_every_broken_run_is_listed(tmp_path):
     store = Store(tmp_path)
     good = {"test_score": 0.7, "generalization_gap": 0.1}

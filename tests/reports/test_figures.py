@@ -24,7 +24,7 @@ def test_all_figures_are_drawn(drawn):
         "bounds": 1, "recovery": 1, "training": 1,
         "contrasts": 1, "ratios": 1, "phase": 4, "phase-mixup": 2, "score": 1, "gap": 1,
         "score-least": 1, "gap-least": 1, "amount": 1, "back-translation": 1, "elsewhere": 1,
-        "elsewhere-gap": 1, "sensitivity": 1,
+        "elsewhere-gap": 1, "sensitivity": 1, "machines": 1,
         "epochs": 1, "robustness": 1, "paths": 1, "interpolation": 1,
         "pareto": 1, "size": 1, "speed-up": 1, "training-speed": 1, "cost": 1,
     }  # fmt: skip
@@ -64,6 +64,7 @@ def test_titles_state_what_the_numbers_say(drawn, tmp_path):
     )
     at_equal_work = "At equal work in the student: SM+TMKD once minus KD twice at 2% 0.0"
     assert drawn["epochs"].title.startswith(at_equal_work) and "at 10% 0.0605 [" in drawn["epochs"].title
+    assert drawn["machines"].title.endswith("differences in score above zero in 2 of 4 cases, below in 2")
     store = Store(tmp_path)
     synthetic.save_all(store, "bad")
     other = {figure.key: figure for figure in figures.build(load(store, synthetic.STUDIES))}

@@ -8,7 +8,7 @@ import pytest
 
 from mixkd import archive
 from mixkd.store import Store
-from reports import tables, training_tables, wording
+from reports import setting_tables, tables, training_tables, wording
 from reports.evidence import load
 from reports.ledger import ledger_sha256
 from reports.verdicts import judge_all
@@ -68,12 +68,12 @@ def test_the_numbers_found_in_the_readme_are_published(published, evidence, read
         way
         for table in (
             training_tables.robustness(evidence),
-            training_tables.back_translation(evidence),
-            training_tables.elsewhere(evidence, "test_score"),
-            training_tables.elsewhere(evidence, "generalization_gap"),
-            training_tables.sensitivity(evidence),
+            setting_tables.back_translation(evidence),
+            setting_tables.elsewhere(evidence, "test_score"),
+            setting_tables.elsewhere(evidence, "generalization_gap"),
+            setting_tables.sensitivity(evidence),
             training_tables.differences(evidence),
-            training_tables.epochs(evidence),
+            setting_tables.epochs(evidence),
         )
         for row in table.to_dict("records")
         for way in ways(row["effect"], row["low"], row["high"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from mixkd.store import Store
+from mixkd.store import Store, content_id
 from reports.claims import Claim
 from reports.evidence import load
 from reports.ledger import LEDGER
@@ -40,7 +40,7 @@ def test_runs_pair_when_all_but_the_recipe_agrees(tmp_path):
 @pytest.mark.parametrize(
     ("claim", "told"), [("E02", "In 2 of 3 pairs"), ("E08", ""), ("E16", "In 2 of 3 pairs"), ("E04", "")]
 )
-def test_pairs_of_runs_from_different_processors_are_told(tmp_path, claim, told):
+def test_pairs_of_runs_from_different_machines_are_told(tmp_path, claim, told):
     """FT's runs with limited data moved to another machine from seed 1 on."""
     store = Store(tmp_path)
     for fraction in (LIMITED, LEAST):
@@ -48,9 +48,30 @@ def test_pairs_of_runs_from_different_processors_are_told(tmp_path, claim, told)
             for seed in range(3):
                 save(store, recipe, 0.7, seed, train_fraction=fraction)
     evidence = load(store, synthetic.STUDIES)
-    evidence.runs.loc[(evidence.runs["recipe"] == "ft") & (evidence.runs["init_seed"] > 0), "processor"] = "another"
+    evidence.runs.loc[(evidence.runs["recipe"] == "ft") & (evidence.runs["init_seed"] > 0), "machine"] = "another"
     found = samples(evidence, CLAIMS[claim], CLAIMS[claim].tests[0])
     assert isinstance(found, Samples) and found.note.startswith(told) and bool(found.note) == bool(told)
+
+
+def test_runs_of_two_machines_give_way_to_repeats_on_one(tmp_path):
+    """KD with twice the epochs ran elsewhere from seed 6 on, where SM+TMKD was done again for seeds 6 and 7."""
+    store = Store(tmp_path)
+    for seed in range(5, 9):
+        save(store, "sm+tmkd", 0.8, seed)
+        save(store, "kd", 0.7, seed, num_epochs=12)
+        if seed > 5:
+            longer = store.load_run(content_id(synthetic.experiment("kd", seed, num_epochs=12)))
+            there = longer.provenance.model_copy(update={"processor": "Other"})
+            store.save_run(longer.model_copy(update={"provenance": there}))
+        if seed in (6, 7):
+            measurements = {"test_score": 0.75, "generalization_gap": 0.1, "teacher_test_score": 0.9}
+            synthetic.repeat(store, synthetic.experiment("sm+tmkd", seed), measurements)
+    found = read(store, "E20")
+    assert found.frame.to_dict("list") == {"sm+tmkd": [0.8, 0.75, 0.75, 0.8], "kd": [0.7] * 4}
+    assert found.note == (
+        "In 1 of 4 pairs the runs are from different machines, which round differently. "
+        "In 2 of 4 pairs one run is its repeat on the machine of the other."
+    )
 
 
 def test_unpaired_runs_are_missing_evidence(tmp_path):
