@@ -1,9 +1,11 @@
 """The `mixkd` command: its arguments, its mistakes and its exit codes."""
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from mixkd.commands import COMMANDS
 from mixkd.parser import parse, split_off_pytest_options, with_experiment
@@ -16,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0; 2 for a mistake its user can put right; 130 when interrupted.
     """
+    signal.signal(signal.SIGTERM, _interrupt)
     arguments, pytest_options = split_off_pytest_options(list(sys.argv[1:] if argv is None else argv))
     is_debugged = "--debug" in arguments
     try:
@@ -37,3 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """A signal to end, as schedulers and `timeout` send it, ends the workers, too."""
+    raise KeyboardInterrupt

@@ -1,6 +1,7 @@
 """The `mixkd` command: start-up, options, and what a user sees when something is wrong."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -184,3 +185,37 @@ def test_real_inputs_are_exported_once(tmp_path, monkeypatch):
         assert main(["theory", "T24", "--output", str(tmp_path)]) == 0
     assert main(["theory", "T05", "--output", str(tmp_path / "other")]) == 0
     assert calls == ["export", "studies", "studies", "studies"]
+
+
+WORKERS = """
+import os, sys, time, joblib
+from mixkd import cli
+
+def work(number):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+def wait() -> None:
+    '''Two processes at work.'''
+    joblib.Parallel(2)(joblib.delayed(work)(number) for number in range(4))
+
+if __name__ == "__main__":
+    cli.COMMANDS["doctor"] = wait
+    sys.exit(cli.main(["doctor"]))
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_end_ends_the_workers(tmp_path, sent):
+    """It goes to the command alone, as `kill` sends it, and not to its process group, as a terminal's Ctrl-C does."""
+    script = tmp_path / "wait.py"
+    script.write_text(WORKERS)
+    command = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    workers = [int(command.stdout.readline()) for _ in range(2)]
+    command.send_signal(sent)
+    assert "The same command goes on where it was" in command.communicate(timeout=30)[1]
+    assert command.returncode == 130
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
