@@ -90,8 +90,8 @@ def dry_run(
 
 def other_machines(suite: Suite, store: Store, device: str | None = None) -> str:
     """A sentence about finished runs of a suite that are from another machine, if any others are to be done; or ""."""
-    machines = {_identity(record.experiment): record.provenance.machine for record in store.runs()[0]}
-    found = [machines.get(_identity(experiment.identity())) for stage in suite.stages() for experiment in stage]
+    machines = {plain_identity(record.experiment): record.provenance.machine for record in store.runs()[0]}
+    found = [machines.get(plain_identity(experiment.identity())) for stage in suite.stages() for experiment in stage]
     here = _machine(device)
     others = Counter(machine for machine in found if machine not in (None, here))
     if not others or None not in found:
@@ -107,9 +107,9 @@ def estimate_suite(suite: Suite, store: Store, device: str | None = None, jobs: 
     """What is left to do of a suite, and what that costs on this machine."""
     jobs = default_jobs(device) if jobs is None else jobs
     records, _ = store.runs()
-    finished = {_identity(record.experiment) for record in records}
+    finished = {plain_identity(record.experiment) for record in records}
     stages = suite.stages()
-    teachers, students = ([e for e in stage if _identity(e.identity()) not in finished] for stage in stages)
+    teachers, students = ([e for e in stage if plain_identity(e.identity()) not in finished] for stage in stages)
     todo = teachers + students
     precision = Counter(e.precision for e in todo).most_common(1)[0][0] if todo else "fp32"
     hidden = max((trained_shape(e) for e in todo), key=lambda s: s.hidden, default=SHAPES["minilm"])
@@ -236,8 +236,8 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _identity(experiment: dict[str, object]) -> str:
-    """What identifies an experiment but for the content of its data and models, which would have to be loaded."""
+def plain_identity(experiment: dict[str, object]) -> str:
+    """What identifies an experiment, but for the content of its data and models, which would have to be loaded."""
     plain = {key: value for key, value in experiment.items() if not key.endswith("_fingerprint")}
     for role in ("teacher", "student"):
         if (name := plain.get(role)) and Path(str(name)).expanduser().is_dir():  # as `mixkd.run` records it

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from mixkd.backends import default_jobs, open_backend
 from mixkd.cost import flops
+from mixkd.estimate import plain_identity
 from mixkd.experiment import Experiment
 from mixkd.progress import Progress
 from mixkd.store import Record, Store, UserError, first_error
@@ -148,14 +149,20 @@ def run_suite(
     folder = data_dir and Path(data_dir).absolute()
     options = {"data_dir": folder, "device": device, "keep_model": keep_models, "force": force}
     jobs = default_jobs(device) if jobs is None else jobs
-    teachers, students = suite.stages()
+    stages = suite.stages()
+    # What is in the store comes first, so that the time that is told to be left is that of the others.
+    stored = set() if force else {plain_identity(record.experiment) for record in Store(root).runs()[0]}
+    teachers, students = (sorted(stage, key=lambda e: plain_identity(e.identity()) not in stored) for stage in stages)
     with Progress(sum(map(flops, teachers + students)), f"suite {suite.name}") as progress:
         if jobs == 1 and backend == "loky":
-            return run_in_turn(teachers + students, Store(root), options, progress)
-        with open_backend(backend, jobs, device) as workers:
-            records = run_in_workers(teachers, Store(root), options, progress, 0.0, workers) if teachers else []
-            done = sum(map(flops, teachers))
-            return records + run_in_workers(students, Store(root), options, progress, done, workers)
+            records = run_in_turn(teachers + students, Store(root), options, progress)
+        else:
+            with open_backend(backend, jobs, device) as workers:
+                records = run_in_workers(teachers, Store(root), options, progress, 0.0, workers) if teachers else []
+                done = sum(map(flops, teachers))
+                records += run_in_workers(students, Store(root), options, progress, done, workers)
+    by_experiment = dict(zip(teachers + students, records, strict=True))
+    return [by_experiment[experiment] for stage in stages for experiment in stage]
 
 
 def _shipped():  # type: ignore[no-untyped-def]

@@ -211,6 +211,18 @@ def test_a_finished_suite_is_read(small, tmp_path, vader_folder, monkeypatch, ca
     assert capsys.readouterr().err.count("already in the store") == 5
 
 
+def test_what_is_stored_comes_first_and_the_records_in_the_suite_s_order(small, tmp_path, vader_folder, capsys):
+    last = small.model_copy(update={"experiments": [small.expand()[-1].model_dump(exclude_defaults=True, mode="json")]})
+    run_suite(last, tmp_path / "results", data_dir=vader_folder, jobs=1)
+    capsys.readouterr()
+    let_time_pass()
+    records = run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1)
+    assert order(records) == expected_order(small)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "test score" in line]
+    assert ["already in the store" in line for line in lines] == [True, True, False, False, False]
+    assert not any(" left: " in line for line in lines[:2])
+
+
 def test_an_interrupted_suite_goes_on_and_its_estimate_counts_new_work_only(small, tmp_path, vader_folder, capsys):
     original, trained = workers_module.run, []
 
