@@ -97,7 +97,7 @@ def restore(folder: Path, store: Store) -> Counts:
         raise UserError(f"There is no {RUNS} in {folder}; give the folder that `mixkd publish` wrote.")
     runs = _missing_runs(store, folder / RUNS)
     for path in sorted((folder / REPEATS).glob("*.jsonl.xz")):
-        runs += _missing_runs(Store(store.root / REPEATS / path.name.partition(".")[0]), path)
+        runs += _missing_runs(Store(store.root / REPEATS / path.name.removesuffix(".jsonl.xz")), path)
     benchmarks = [(name, text) for name, text in _benchmarks(folder) if not (store.benchmarks_dir / name).exists()]
     for place, record in runs:
         place.save_run(record)

@@ -3,9 +3,9 @@
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
 
 from mixkd.commands import COMMANDS
 from mixkd.parser import parse, split_off_pytest_options, with_experiment
@@ -16,9 +16,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0; 2 for a mistake its user can put right; 130 when interrupted.
+        0; 2 for a mistake its user can put right; 130 when it is told to end (SIGINT or SIGTERM).
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    # As schedulers and `timeout` end a command: its workers end with it. Processes of torchrun end one another.
+    if "RANK" not in os.environ and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments, pytest_options = split_off_pytest_options(list(sys.argv[1:] if argv is None else argv))
     is_debugged = "--debug" in arguments
     try:
@@ -40,8 +42,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-
-
-def _interrupt(*_: object) -> NoReturn:
-    """A signal to end, as schedulers and `timeout` send it, ends the workers, too."""
-    raise KeyboardInterrupt

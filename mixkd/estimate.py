@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from mixkd.backends import default_jobs
 from mixkd.cost import SHAPES, SIZES, UNKNOWN_TASK, Shape, disk_bytes, flops, is_known, shape, trained_shape
 from mixkd.experiment import Experiment
+from mixkd.gpus import gpu_name
 from mixkd.progress import duration
 from mixkd.provenance import processor
 from mixkd.store import REPEATS, Record, Store, canonical_json
@@ -94,12 +95,13 @@ def other_machines(suite: Suite, store: Store, device: str | None = None) -> str
     found = [machines.get(plain_identity(experiment.identity())) for stage in suite.stages() for experiment in stage]
     here = _machine(device)
     others = Counter(machine for machine in found if machine not in (None, here))
-    if not others or None not in found:
+    if not others or None not in found or here is None:
         return ""
-    told = " and ".join(f"{count} from {machine}" for machine, count in others.items())
+    told = " and ".join(f"{_count(number, 'finished run')} from {machine}" for machine, number in others.items())
+    root = store.root.parent.parent if store.root.parent.name == REPEATS else store.root
     return (
-        f"of the finished runs are {told}; this {here} may round differently. The report says which pairs are of two "
-        f"machines. --output {store.root / REPEATS / 'NAME'} does all runs here, beside the others."
+        f"the store has {told}, which this {here} does not compute alike. The report says how many of its pairs are of "
+        f"two machines. --output {root / REPEATS / 'NAME'} does all runs here, beside the others."
     )
 
 
@@ -145,11 +147,9 @@ def _num_gpus(device: str | None) -> int:
     return 0 if device == "cpu" else torch.cuda.device_count()
 
 
-def _machine(device: str | None) -> str:
-    """What a run on a device is recorded as run by."""
-    import torch
-
-    return torch.cuda.get_device_name() if _num_gpus(device) else processor()
+def _machine(device: str | None) -> str | None:
+    """What a run on a device is recorded to be run by, if that can be told."""
+    return gpu_name() if _num_gpus(device) else processor()
 
 
 def recorded_speed(records: list[Record], device: str | None, precision: str) -> Speed | None:

@@ -3,6 +3,7 @@
 import getpass
 import itertools
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,16 @@ def visible_gpus() -> list[str]:
     # CUDA reads the list up to the first entry that is no device, such as -1.
     names = (name.strip() for name in named.split(","))
     return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
+
+
+def gpu_name() -> str | None:
+    """Name of the first GPU, if the driver tells it; asked of torch, it would initialise CUDA."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.partition("\n")[0].strip()
 
 
 def claim_gpu() -> str | None:

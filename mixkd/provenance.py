@@ -43,7 +43,7 @@ class Provenance(Frozen):
 
     @property
     def machine(self) -> str:
-        """What computed the numbers: a GPU, or a processor. Equal experiments round alike on equal ones."""
+        """What computed the numbers: a GPU, or a processor. No two kinds of them compute alike."""
         return self.processor if self.device in ("cpu", "") else self.device
 
 

@@ -203,8 +203,8 @@ class Store:
         return _read_all(sorted((self.root / "theory").glob("*.json")), CellRecord)
 
     def repeats(self) -> dict[str, "Store"]:
-        """Stores of runs that were done again, on a machine that rounds differently, by name."""
-        return {path.name: Store(path) for path in sorted((self.root / REPEATS).glob("*")) if path.is_dir()}
+        """Stores of runs that were done again on another machine, by name."""
+        return {path.parent.name: Store(path.parent) for path in sorted((self.root / REPEATS).glob("*/runs"))}
 
     def make_folder(self, name: str = ".") -> Path:
         """A folder of the store, made if it is not there.

@@ -173,11 +173,16 @@ def _runs(store: Store, records: list[Record], problems: list[Problem]) -> pd.Da
 
 
 def _repeats(found: pd.DataFrame, store: Store, runs: pd.DataFrame, problems: list[Problem]) -> pd.DataFrame:
-    """Those of the runs found that repeat one of the evidence's on another machine."""
-    machine = found["run_id"].map(runs.set_index("run_id")["machine"])
-    for run_id in found.loc[machine.isna(), "run_id"]:
-        problems.append(Problem(store.run_dir(run_id) / "record.json", "repeats no run of the store that it is in"))
-    return found[machine.notna() & (machine != found["machine"])]
+    """Those of the runs found that repeat one of the evidence's on another machine; on the same one, they are equal."""
+    first = runs.set_index("run_id")[["machine", "test_score"]].reindex(found["run_id"]).set_index(found.index)
+    is_alike = first["machine"] == found["machine"]
+    reasons = {
+        "repeats no run that could be read from the store around it": first["machine"].isna(),
+        "differs from the first run on the same machine": is_alike & (first["test_score"] != found["test_score"]),
+    }
+    for reason, is_problem in reasons.items():
+        problems += [Problem(store.run_dir(run_id) / "record.json", reason) for run_id in found["run_id"][is_problem]]
+    return found[first["machine"].notna() & ~is_alike]
 
 
 def recipe_name(fields: _Identity) -> str:

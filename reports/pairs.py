@@ -1,4 +1,4 @@
-"""Pairs of runs, which are of one machine where they can be (machines round differently), and their contrasts."""
+"""Pairs of runs, of one machine where they can be (machines do not compute alike), and the contrasts between them."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,9 @@ import pandas as pd
 from reports.evidence import Evidence
 from reports.statistics import mean_estimate
 from reports.wording import RECIPES
+
+#: Columns of a contrast, after its keys.
+CONTRAST = ["effect", "low", "high", "num_seeds", "seeds", "num_apart"]
 
 
 def with_repeats(evidence: Evidence) -> pd.DataFrame:
@@ -20,8 +23,9 @@ def matched(
 ) -> pd.DataFrame:
     """Pairs of runs that differ in one column.
 
-    A pair is of one machine if the runs and repeats have such a one: of those, the one with fewest repeats. Otherwise
-    its runs are the first ones, wherever they are from.
+    A pair is of one machine if there is such a one among runs and repeats: of those, the one with fewest repeats, and
+    then of the first machine by name. Otherwise its runs are the first ones, wherever they are from. A run and a repeat
+    that have different teachers are no pair: the repeat's was trained anew.
 
     Args:
         runs: See `with_repeats`.
@@ -31,40 +35,65 @@ def matched(
         measure: Column of the values; several runs of one kind count by their mean.
 
     Returns:
-        One row per pair: the columns `names`, `apart` (1 where the runs are from different machines) and `repeated`
-        (1 where one is a repeat, on the machine of the other).
+        One row per pair: the columns `names`, `apart` (1 where its runs are from different machines) and `repeats` (how
+        many of the two are repeats).
     """
-    runs = runs.loc[runs[compared].isin(names), [*keys, compared, "machine", "repeat", measure]]
-    first = _wide(runs[runs["repeat"] == ""], [*keys], compared, names, measure)
-    alike = _wide(runs, [*keys, "machine"], compared, names, measure)
-    repeats = runs[runs["repeat"] != ""].set_index([*keys, "machine"]).index
-    alike = alike.assign(apart=0.0, repeated=alike.index.isin(repeats).astype(float))
-    best = alike.sort_values("repeated", kind="stable").droplevel("machine")
-    best = best[~best.index.duplicated()]
-    return pd.concat([best, first[~first.index.isin(best.index)].assign(apart=1.0, repeated=0.0)]).sort_index()
+    runs = runs.loc[runs[compared].isin(names), _columns([*keys, compared], measure)]
+    runs = runs.assign(is_repeat=runs["repeat"] != "")
+    values = runs.groupby([*keys, "machine", compared])[[measure, "is_repeat", "teacher_test_score"]].mean()
+    alike = _wide(values[measure], compared, names).dropna()
+    repeats = _wide(values["is_repeat"], compared, names).sum(axis="columns")[alike.index]
+    teachers = _wide(values["teacher_test_score"], compared, names).loc[alike.index]
+    is_mixed = (repeats == 1) & ((teachers[names[0]] - teachers[names[1]]).abs() > 0)
+    alike = alike.assign(apart=0.0, repeats=repeats)[~is_mixed].sort_values(["repeats", "machine"])
+    alike = alike.droplevel("machine")
+    alike = alike[~alike.index.duplicated()]
+    first = runs[~runs["is_repeat"]].groupby([*keys, compared])[measure].mean()
+    others = _wide(first, compared, names).dropna().assign(apart=1.0, repeats=0.0)
+    return pd.concat([alike, others[~others.index.isin(alike.index)]]).sort_index()
 
 
-def _wide(runs: pd.DataFrame, index: list[str], compared: str, names: tuple[str, str], measure: str) -> pd.DataFrame:
-    means = runs.groupby([*index, compared])[measure].mean().unstack(compared)
-    return means.reindex(columns=list(names)).astype(float).dropna()
+def against(arms: pd.DataFrame, references: pd.DataFrame, by: str, keys: Sequence[str], measure: str) -> pd.DataFrame:
+    """Pairs of arms, of which there are several by one column, with references, which are the same for all of them.
+
+    Returns:
+        As `matched`, with `by` and then `keys` as the index.
+    """
+    columns = _columns([by, *keys], measure)
+    arms, references = arms[columns].assign(side="arm"), references[columns].assign(side="reference")
+    both = pd.concat([arms, *(references.assign(**{by: value}) for value in dict.fromkeys(arms[by]))])
+    return matched(both, [by, *keys], "side", ("arm", "reference"), measure)
 
 
-def contrasts(differences: "pd.Series[float]", keys: list[str]) -> pd.DataFrame:
-    """Mean of paired differences with its t interval for every combination of keys; the seeds are what is left."""
+def _columns(keys: list[str], measure: str) -> list[str]:
+    return [*dict.fromkeys([*keys, "machine", "repeat", "teacher_test_score", measure])]
+
+
+def _wide(values: "pd.Series[float]", compared: str, names: tuple[str, str]) -> pd.DataFrame:
+    return values.unstack(compared).reindex(columns=list(names)).astype(float)
+
+
+def contrasts(pairs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Mean of paired differences with its t interval for every combination of keys; the seeds are what is left.
+
+    Args:
+        pairs: As `matched` has them; `keys` and the seed are the index.
+        keys: At least one.
+
+    Returns:
+        One row per combination: keys, effect, low, high, num_seeds, seeds (what every seed gave), num_apart (how many
+        pairs are of two machines); recipes in their usual order.
+    """
     rows = []
-    for key, group in differences.groupby(keys):
+    for key, group in pairs.groupby(keys):
+        differences = group.iloc[:, 0] - group.iloc[:, 1]
         names = key if isinstance(key, tuple) else (key,)
-        rows.append([*names, *mean_estimate(group)[:3], len(group), list(group)])
-    frame = pd.DataFrame(rows, columns=[*keys, "effect", "low", "high", "num_seeds", "seeds"])
-    frame = frame.replace([np.inf, -np.inf], np.nan)
+        estimate = mean_estimate(differences)[:3]
+        rows.append([*names, *estimate, len(group), list(differences), int(group["apart"].sum())])
+    frame = pd.DataFrame(rows, columns=[*keys, *CONTRAST])
+    frame = frame.astype(dict.fromkeys(["effect", "low", "high"], float)).replace([np.inf, -np.inf], np.nan)
     others = [name for name in keys if name != "recipe"]
     return in_order(frame, *others) if "recipe" in keys else frame
-
-
-def contrasts_of(pairs: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """As `contrasts`, of pairs as `matched` has them; with how many of them are of two machines."""
-    found = contrasts(pairs.iloc[:, 0] - pairs.iloc[:, 1], keys)
-    return found.assign(num_apart=pairs.groupby(keys)["apart"].sum().to_numpy())
 
 
 def in_order(frame: pd.DataFrame, *then: str) -> pd.DataFrame:

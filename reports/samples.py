@@ -123,8 +123,8 @@ def _run_samples(runs: pd.DataFrame, test: Test) -> Samples | Missing:
         if frame.empty:
             return Missing("no seed has paired runs at both shares of the data")
     notes = {
-        "apart": "the runs are from different machines, which round differently.",
-        "repeated": "one run is its repeat on the machine of the other.",
+        "apart": "the runs are from different machines, which do not compute alike.",
+        "repeats": "a run was done again, so that both are from one machine.",
     }
     nums = {name: (sum(pair.loc[frame.index, name] for pair in pairs.values()) > 0).sum() for name in notes}
     return Samples(
@@ -135,7 +135,7 @@ def _run_samples(runs: pd.DataFrame, test: Test) -> Samples | Missing:
 def _pairs(runs: pd.DataFrame, test: Test, fraction: float) -> pd.DataFrame:
     """The measure of arm and reference, whose runs agree in all that is not compared; one row per seed.
 
-    Beside it, as shares, which pairs are of two machines and which have a repeat: see `matched`.
+    Beside it, `apart` and `repeats`, as `matched` has them.
     """
     chosen = registered_runs(runs, fraction, changed="" if test.init is None else "init")
     if test.init is not None:
@@ -149,7 +149,7 @@ def _pairs(runs: pd.DataFrame, test: Test, fraction: float) -> pd.DataFrame:
     if test.reference == "teacher":
         chosen = chosen[(chosen["recipe"] == test.arm) & (chosen["repeat"] == "")]
         frame = chosen.groupby("seed")[[test.measure, f"teacher_{test.measure}"]].mean().astype(float).dropna()
-        return frame.set_axis([test.arm, "teacher"], axis="columns").assign(apart=0.0, repeated=0.0)
+        return frame.set_axis([test.arm, "teacher"], axis="columns").assign(apart=0.0, repeats=0.0)
     if test.arm in PRECISIONS:
         chosen = runs[(runs["changed"] == "") & (runs["train_fraction"] == fraction)]
         shared, compared = "twin", "precision"

@@ -82,7 +82,8 @@ def _back_translation_figure(added: pd.DataFrame) -> Figure:
         "back-translation",
         f"Score with back-translated examples minus without, in {raised}",
         f"{PLACE}. Translations double the examples of an epoch, so that as many epochs are twice the steps. "
-        f"Paired differences with 95 % t intervals over {seeds_told(added)}. {dots_told(added)}{NOT_CORRECTED}",
+        f"Paired differences with 95 % t intervals over {seeds_told(added)}. {apart_told(added)}{dots_told(added)}"
+        f"{NOT_CORRECTED}",
         tuple(svgs),
         f"Dot chart of differences. {told}.",
         by_seed(added),
@@ -110,7 +111,7 @@ def _elsewhere_figure(others: pd.DataFrame, measure: str) -> Figure:
         key,
         f"SM+TMKD's {name} on all tasks, shares and depths: {told}",
         f"Paired differences with 95 % t intervals over {seeds_told(others)}; the setting is the registered one but "
-        f"for what is named. {dots_told(others)}{NOT_CORRECTED}",
+        f"for what is named. {apart_told(others)}{dots_told(others)}{NOT_CORRECTED}",
         tuple(svgs),
         f"Dot charts of differences. {effects(others, _place_and_reference)}.",
         by_seed(others),
@@ -167,17 +168,19 @@ def _sensitivity_figure(changed: pd.DataFrame) -> Figure:
 def _machines_figure(again: pd.DataFrame) -> Figure:
     svgs: list[str] = []
     recipes, cases = list(dict.fromkeys(again["recipe"])), again.groupby(["machine", "other", "train_fraction"])
-    with panels("machines", svgs, len(cases), width=8.0) as grid:
+    with panels("machines", svgs, len(cases), width=2.6 * len(cases) + 2.8) as grid:
         for axes, ((machine, other, share), rows) in zip(grid, cases, strict=True):
             effects_across(axes, rows, "recipe", recipes)
             axes.set(xlabel=f"score on {machine}\nminus on {other}", title=f"{share:.0%} of the data")
         name_rows(grid[0], [name_of(recipe) for recipe in recipes])
     told = effects(again, _recipe_and_machines)
+    differ = ((again["low"] > 0) | (again["high"] < 0)).sum()
     spread = "; ".join(f"{_recipe_and_machines(row)} {number(row['sd'])}" for row in again.to_dict("records"))
     return Figure(
         "machines",
-        f"The same experiments on two machines, which round differently: differences in score {_raised(again)}",
-        f"{PLACE}. Equal seeds and data, each machine with a teacher of its own. Paired differences with 95 % t "
+        f"The same experiments on two machines: mean scores differ beyond their interval in {differ} of "
+        f"{count(len(again), 'case')}",
+        f"{PLACE}. Equal seeds and data; each machine trained its own teacher. Paired differences with 95 % t "
         f"intervals over {seeds_told(again)}; their standard deviations: {spread}. {dots_told(again)}{NOT_CORRECTED}",
         tuple(svgs),
         f"Dot chart of differences. {told}.",

@@ -10,7 +10,7 @@ from reports.drawing import MARKERS, SERIES, Figure, dots, dots_told, effects_ac
 from reports.evidence import Evidence
 from reports.pairs import by_seed
 from reports.setting import LEAST, LIMITED, PLACE
-from reports.wording import NOT_CORRECTED, count, effects, name_of, number, recipe_and_target, seeds_told
+from reports.wording import NOT_CORRECTED, apart_told, count, effects, name_of, number, recipe_and_target, seeds_told
 
 
 def build(evidence: Evidence) -> Iterator[Figure]:
@@ -111,7 +111,7 @@ def _robustness_figure(moved: pd.DataFrame) -> Figure:
         f"SM+TMKD's score minus KD's: {told}" if told else "Scores minus KD's under noise and on other texts",
         f"{PLACE}, {LIMITED:.0%} of the training data; trained on movie sentences, tested on others and with noise. "
         f"Paired differences with 95 % t intervals over {seeds_told(moved)}; no registered claims. "
-        f"{dots_told(moved)}{NOT_CORRECTED} "
+        f"{apart_told(moved)}{dots_told(moved)}{NOT_CORRECTED} "
         "Where the tokenizer ignores case, as BERT's uncased ones do, wrong case changes nothing.",
         tuple(svgs),
         f"Dot charts of differences in score. {effects(moved, recipe_and_target)}.",

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from reports.evidence import PATH_RECIPES, Evidence, registered_runs
-from reports.pairs import contrasts, in_order
+from reports.pairs import CONTRAST, against, contrasts, in_order, with_repeats
 from reports.setting import LEAST, LIMITED
 from reports.statistics import mean_estimate, median_estimate
 
@@ -123,15 +123,13 @@ def halves(evidence: Evidence) -> pd.DataFrame:
 
 def _against(evidence: Evidence, targets: Mapping[str, str], reference: str, fraction: float = LIMITED) -> pd.DataFrame:
     """Paired differences of measurements to a reference recipe: target (in words), recipe, effect, low, high."""
-    runs = registered_runs(evidence.runs, fraction)
-    found = []
-    for column, words in targets.items():
-        if column not in runs:
-            continue
-        wide = runs.pivot_table(index="seed", columns="recipe", values=column)
-        if reference in wide:
-            others = wide.drop(columns=reference).sub(wide[reference], axis="index").stack().dropna()
-            differences = pd.Series(others, dtype=float).rename_axis(["seed", "recipe"])
-            found.append(contrasts(differences, ["recipe"]).assign(target=words))
-    columns = ["target", "recipe", "effect", "low", "high", "num_seeds", "seeds"]
+    runs = registered_runs(with_repeats(evidence), fraction)
+    arms, references = runs[runs["recipe"] != reference], runs[runs["recipe"] == reference]
+    found = [
+        contrasts(against(arms, references, "recipe", ["seed"], column), ["recipe"]).assign(target=words)
+        for column, words in targets.items()
+        if column in runs
+    ]
+    found = [contrast for contrast in found if len(contrast)]
+    columns = ["target", "recipe", *CONTRAST]
     return pd.concat(found)[columns].reset_index(drop=True) if found else pd.DataFrame(columns=columns)

@@ -99,10 +99,9 @@ def seeds_told(rows: pd.DataFrame) -> str:
 
 
 def apart_told(rows: pd.DataFrame) -> str:
-    """How many pairs of a table are of two machines, if any are."""
-    if not (num := int(rows["num_apart"].sum())):
-        return ""
-    return f"The runs of {num} of all {count(int(rows['num_seeds'].sum()), 'pair')} are from different machines. "
+    """How many of a table's paired differences are between runs of two machines, if any are."""
+    num = int(rows["num_apart"].sum())
+    return f"{num:,} of the seeds' differences {'is' if num == 1 else 'are'} between two machines. " if num else ""
 
 
 def replicates(data: pd.DataFrame) -> str:

@@ -55,12 +55,13 @@ def test_the_paths_that_are_drawn_come_back(store, tmp_path):
 
 
 def test_repeats_come_back_to_their_places(store, tmp_path):
-    again = Store(store.root / "repeats" / "another")
+    again = Store(store.root / "repeats" / "another-2.7GHz")
+    (store.root / "repeats" / ".hidden").mkdir(parents=True)
     for seed in (0, 1):
         again.save_run(record(seed, score=0.6))
     assert publish(store, tmp_path / "published") == Counts(5, 1)
     other = Store(tmp_path / "other")
-    Store(other.root / "repeats" / "another").save_run(record(1, score=0.7))
+    Store(other.root / "repeats" / "another-2.7GHz").save_run(record(1, score=0.7))
     assert restore(tmp_path / "published", other) == Counts(4, 1)
     (restored,) = other.repeats().values()
     assert restored.load_run(record(0).run_id) == record(0, score=0.6)

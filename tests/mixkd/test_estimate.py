@@ -151,7 +151,7 @@ def test_speed_of_finished_runs(monkeypatch):
     assert recorded_speed(records, "cpu", "bf16").flops_per_s == pytest.approx(5e11)
     assert recorded_speed(records[4:], "cpu", "fp32") is None
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(estimate_module, "gpu_name", lambda: "NVIDIA H200")
     assert recorded_speed(records, None, "fp32").flops_per_s == pytest.approx(7e11)
 
 
@@ -207,7 +207,8 @@ def test_finished_runs_of_another_machine_are_told(tmp_path, capsys):
     assert other_machines(small, store) == "" and not any("caution" in line for line in dry_run(small, store))
     store.save_run(record(second, processor="Another"))
     told = other_machines(small, store)
-    assert told.startswith("of the finished runs are 1 from Another; this ") and str(tmp_path / "repeats/NAME") in told
+    assert told.startswith("the store has 1 finished run from Another, which this ")
+    assert str(tmp_path / "repeats/NAME") in told
     assert dry_run(small, store)[-1] == f"caution: {told}"
     for last in (third, *small.stages()[0]):
         store.save_run(record(last))

@@ -31,6 +31,7 @@ def test_a_repeat_is_of_a_run_that_is_there_and_of_another_machine(tmp_path):
     store.save_run(synthetic.record(of, measurements))
     synthetic.repeat(store, of, {**measurements, "test_score": 0.8})
     Store(tmp_path / "repeats" / "same").save_run(synthetic.record(of, measurements))
+    Store(tmp_path / "repeats" / "odd").save_run(synthetic.record(of, {**measurements, "test_score": 0.6}))
     synthetic.repeat(store, synthetic.experiment("ft"), measurements)
     torn = tmp_path / "repeats" / "other" / "runs" / "torn" / "record.json"
     torn.parent.mkdir()
@@ -41,7 +42,9 @@ def test_a_repeat_is_of_a_run_that_is_there_and_of_another_machine(tmp_path):
     assert set(evidence.provenance["processor"]) == {"A Processor @ 2.0GHz", "Other"}
     reasons = problems(store)
     alone = "repeats/other/runs/" + synthetic.record(synthetic.experiment("ft"), measurements).run_id + "/record.json"
-    assert reasons.pop(alone) == "repeats no run of the store that it is in"
+    assert reasons.pop(alone) == "repeats no run that could be read from the store around it"
+    odd = f"repeats/odd/runs/{content_id(of)}/record.json"
+    assert reasons.pop(odd) == "differs from the first run on the same machine"
     assert list(reasons) == ["repeats/other/runs/torn/record.json"]
 
 

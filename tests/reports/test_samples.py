@@ -69,8 +69,8 @@ def test_runs_of_two_machines_give_way_to_repeats_on_one(tmp_path):
     found = read(store, "E20")
     assert found.frame.to_dict("list") == {"sm+tmkd": [0.8, 0.75, 0.75, 0.8], "kd": [0.7] * 4}
     assert found.note == (
-        "In 1 of 4 pairs the runs are from different machines, which round differently. "
-        "In 2 of 4 pairs one run is its repeat on the machine of the other."
+        "In 1 of 4 pairs the runs are from different machines, which do not compute alike. "
+        "In 2 of 4 pairs a run was done again, so that both are from one machine."
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 import synthetic
 
 from mixkd.store import Store
-from reports import setting_tables
+from reports import setting_figures, setting_tables, training_tables, wording
 from reports.evidence import load
 from reports.pairs import by_seed
 
@@ -61,6 +61,41 @@ def test_one_setting_is_changed_at_a_time(store):
         ("learning_rate", "kd", 3e-4): 0.02, ("learning_rate", "kd", 1e-3): 0.02,
     }  # fmt: skip
     assert found.to_dict() == pytest.approx(expected, abs=3e-4)
+
+
+@pytest.mark.parametrize("lacking", ["sm+tmkd", "kd"])
+def test_a_reference_that_was_not_run_takes_no_figure_from_the_other(tmp_path, lacking):
+    store = Store(tmp_path)
+    synthetic.save_studies_of_training(store)
+    for run in store.runs()[0]:
+        if run.experiment["recipe"] == lacking and run.experiment["beta_alpha"] == 1.0:
+            (store.run_dir(run.run_id) / "record.json").unlink()
+    found = setting_tables.sensitivity(read(store))
+    assert set(found["reference"]) == {"kd", "sm+tmkd"} - {lacking} and found["effect"].dtype == float
+    assert "sensitivity" in {figure.key for figure in setting_figures.build(read(store))}
+
+
+def test_pairs_of_two_machines_are_told_wherever_they_are(tmp_path):
+    """KD on another machine, where SM+TMKD was done again for two of three seeds."""
+    store = Store(tmp_path)
+    measurements = {"generalization_gap": 0.1, "teacher_test_score": 0.9, "noise/typos/score": 0.6}
+    for seed in range(3):
+        ours = synthetic.experiment("sm+tmkd", seed)
+        store.save_run(synthetic.record(ours, measurements | {"test_score": 0.7}))
+        kd = synthetic.record(synthetic.experiment("kd", seed), measurements | {"test_score": 0.72 + 0.001 * seed})
+        there = kd.provenance.model_copy(update={"processor": "Other"})
+        store.save_run(kd.model_copy(update={"provenance": there}))
+        if seed < 2:
+            synthetic.repeat(store, ours, measurements | {"test_score": 0.75})
+    tables = {
+        "differences": training_tables.differences(read(store)),
+        "elsewhere": setting_tables.elsewhere(read(store), "test_score"),
+        "robustness": training_tables.robustness(read(store)),
+    }
+    for name, table in tables.items():
+        row = table.to_dict("records")[0]
+        assert row["effect"] == pytest.approx(np.mean([0.03, 0.029, -0.022])), name
+        assert row["num_apart"] == 1 and wording.apart_told(table).startswith(str(table["num_apart"].sum()))
 
 
 def test_the_same_runs_on_two_machines_are_held_against_each_other(evidence):
