@@ -178,8 +178,8 @@ def _machines_figure(again: pd.DataFrame) -> Figure:
     spread = "; ".join(f"{_recipe_and_machines(row)} {number(row['sd'])}" for row in again.to_dict("records"))
     return Figure(
         "machines",
-        f"The same experiments on two machines: mean scores differ beyond their interval in {differ} of "
-        f"{count(len(again), 'case')}",
+        f"The same experiments on two machines: of {count(len(again), 'mean difference')} in score, {differ} "
+        f"{'has' if differ == 1 else 'have'} an interval without zero",
         f"{PLACE}. Equal seeds and data; each machine trained its own teacher. Paired differences with 95 % t "
         f"intervals over {seeds_told(again)}; their standard deviations: {spread}. {dots_told(again)}{NOT_CORRECTED}",
         tuple(svgs),

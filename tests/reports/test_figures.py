@@ -64,7 +64,7 @@ def test_titles_state_what_the_numbers_say(drawn, tmp_path):
     )
     at_equal_work = "At equal work in the student: SM+TMKD once minus KD twice at 2% 0.0"
     assert drawn["epochs"].title.startswith(at_equal_work) and "at 10% 0.0605 [" in drawn["epochs"].title
-    assert drawn["machines"].title.endswith("mean scores differ beyond their interval in 4 of 4 cases")
+    assert drawn["machines"].title.endswith("of 4 mean differences in score, 4 have an interval without zero")
     store = Store(tmp_path)
     synthetic.save_all(store, "bad")
     other = {figure.key: figure for figure in figures.build(load(store, synthetic.STUDIES))}
