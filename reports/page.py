@@ -60,7 +60,11 @@ _SECTIONS = (
     ),
     _Section("translation", "What does back-translation add?", (), ("back-translation",), "mixkd suite breadth"),
     _Section("elsewhere", "Other tasks, shares and depths", (), ("elsewhere",), "mixkd suite breadth"),
-    _Section("sensitivity", "How sensitive is it?", (), ("sensitivity", "machines"), "mixkd suite sensitivity"),
+    _Section("sensitivity", "How sensitive is it?", (), ("sensitivity",), "mixkd suite sensitivity"),
+    _Section(
+        "machines", "Does the machine matter?", (), ("again", "machines"),
+        "mixkd suite longer --output results/repeats/NAME",
+    ),
     _Section(
         "gap", "Does mixup shrink the generalization gap? Trained students", ("E06", "E07"),
         ("gap", "gap-least", "elsewhere-gap"), TRAINING,

@@ -8,7 +8,7 @@ import pandas as pd
 from reports import setting_tables
 from reports.drawing import INK, MARKERS, SERIES, Figure, dots, dots_told, effects_across, name_rows, panels
 from reports.evidence import Evidence
-from reports.pairs import by_seed
+from reports.pairs import by_seed, in_order
 from reports.setting import PLACE
 from reports.wording import NOT_CORRECTED, apart_told, count, effects, name_of, number, seeds_told
 
@@ -32,8 +32,10 @@ def build(evidence: Evidence) -> Iterator[Figure]:
             yield _elsewhere_figure(others, measure)
     if len(changed := setting_tables.sensitivity(evidence)):
         yield _sensitivity_figure(changed)
-    if len(again := setting_tables.machines(evidence)):
-        yield _machines_figure(again)
+    if len(alike := setting_tables.machines(evidence)):
+        yield _machines_figure(alike)
+    if len(again := setting_tables.again(evidence)):
+        yield _again_figure(again)
 
 
 def _epochs_figure(longer: pd.DataFrame) -> Figure:
@@ -165,29 +167,58 @@ def _sensitivity_figure(changed: pd.DataFrame) -> Figure:
     )
 
 
-def _machines_figure(again: pd.DataFrame) -> Figure:
+def _machines_figure(alike: pd.DataFrame) -> Figure:
     svgs: list[str] = []
-    recipes, cases = list(dict.fromkeys(again["recipe"])), again.groupby(["machine", "other", "train_fraction"])
+    recipes, cases = list(dict.fromkeys(alike["recipe"])), alike.groupby(["machine", "other", "train_fraction"])
     with panels("machines", svgs, len(cases), width=2.6 * len(cases) + 2.8) as grid:
         for axes, ((machine, other, share), rows) in zip(grid, cases, strict=True):
             effects_across(axes, rows, "recipe", recipes)
             axes.set(xlabel=f"score on {machine}\nminus on {other}", title=f"{share:.0%} of the data")
         name_rows(grid[0], [name_of(recipe) for recipe in recipes])
-    told = effects(again, _recipe_and_machines)
-    differ = ((again["low"] > 0) | (again["high"] < 0)).sum()
-    spread = "; ".join(f"{_recipe_and_machines(row)} {number(row['sd'])}" for row in again.to_dict("records"))
+    told = effects(alike, _recipe_and_machines)
+    differ = ((alike["low"] > 0) | (alike["high"] < 0)).sum()
+    spread = "; ".join(f"{_recipe_and_machines(row)} {number(row['sd'])}" for row in alike.to_dict("records"))
     return Figure(
         "machines",
-        f"The same experiments on two machines: of {count(len(again), 'mean difference')} in score, {differ} "
+        f"The same experiments on two machines: of {count(len(alike), 'mean difference')} in score, {differ} "
         f"{'has' if differ == 1 else 'have'} an interval without zero",
         f"{PLACE}. Equal seeds and data; each machine trained its own teacher. Paired differences with 95 % t "
-        f"intervals over {seeds_told(again)}; their standard deviations: {spread}. {dots_told(again)}{NOT_CORRECTED}",
+        f"intervals over {seeds_told(alike)}; their standard deviations: {spread}. {dots_told(alike)}{NOT_CORRECTED}",
+        tuple(svgs),
+        f"Dot chart of differences. {told}.",
+        by_seed(alike),
+        "mixkd suite longer --output results/repeats/NAME",
+        stacked=True,
+    )
+
+
+def _again_figure(again: pd.DataFrame) -> Figure:
+    svgs: list[str] = []
+    again = again.assign(case=[_recipe_on_machine(row) for row in again.to_dict("records")])
+    cases, shares = list(dict.fromkeys(in_order(again, "machine")["case"])), again.groupby("train_fraction")
+    with panels("again", svgs, len(shares), width=8.0, height=1.2 + 0.3 * len(cases)) as grid:
+        for axes, (share, rows) in zip(grid, shares, strict=True):
+            effects_across(axes, rows, "case", cases)
+            axes.set(xlabel="score minus KD's", title=f"{share:.0%} of the data")
+        name_rows(grid[0], cases)
+    told = "; ".join(f"{share:.0%} of the data {effects(rows, _recipe_on_machine)}" for share, rows in shares)
+    ours = again[again["recipe"] == "sm+tmkd"]
+    where = effects(ours, lambda row: f"with {row['train_fraction']:.0%} of the data on {row['machine']}")
+    return Figure(
+        "again",
+        f"SM+TMKD minus KD, the same seeds on each machine: {where}" if len(ours) else "Minus KD, on each machine",
+        f"{PLACE}. In as many epochs; each machine trained its own teacher. Paired differences with 95 % t intervals "
+        f"over {seeds_told(again)}. {dots_told(again)}{NOT_CORRECTED}",
         tuple(svgs),
         f"Dot chart of differences. {told}.",
         by_seed(again),
         "mixkd suite longer --output results/repeats/NAME",
         stacked=True,
     )
+
+
+def _recipe_on_machine(row: Mapping[Any, Any]) -> str:
+    return f"{name_of(row['recipe'])}, {row['machine']}"
 
 
 def _recipe_and_machines(row: Mapping[Any, Any]) -> str:

@@ -132,6 +132,28 @@ def machines(evidence: Evidence) -> pd.DataFrame:
     return pd.concat(found)[columns].reset_index(drop=True) if found else pd.DataFrame(columns=columns)
 
 
+def again(evidence: Evidence) -> pd.DataFrame:
+    """Score of recipes minus KD's in the registered setting, on each machine that ran both, over the seeds of all.
+
+    Returns:
+        One row per train_fraction, recipe and machine: see `contrasts`.
+    """
+    found = []
+    for fraction in sorted(set(evidence.repeats["train_fraction"])):
+        runs = registered_runs(with_repeats(evidence), fraction)
+        pairs = {}
+        for machine, own in runs.groupby("machine"):
+            kd = own["recipe"] == "kd"
+            pairs[machine] = against(own[~kd], own[kd], "recipe", ["seed"], "test_score")
+        shared = set.intersection(*(set(of_machine.index) for of_machine in pairs.values()))
+        for machine, of_machine in pairs.items() if len(pairs) > 1 else ():
+            contrast = contrasts(of_machine[of_machine.index.isin(shared)], ["recipe"])
+            found.append(contrast.assign(machine=machine, train_fraction=fraction))
+    found = [contrast for contrast in found if len(contrast)]
+    columns = ["train_fraction", "recipe", "machine", *CONTRAST]
+    return pd.concat(found)[columns].reset_index(drop=True) if found else pd.DataFrame(columns=columns)
+
+
 def _in_bf16(evidence: Evidence) -> pd.DataFrame:
     runs = with_repeats(evidence)
     return runs[runs["precision"] == "bf16"]

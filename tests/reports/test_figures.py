@@ -24,7 +24,7 @@ def test_all_figures_are_drawn(drawn):
         "bounds": 1, "recovery": 1, "training": 1,
         "contrasts": 1, "ratios": 1, "phase": 4, "phase-mixup": 2, "score": 1, "gap": 1,
         "score-least": 1, "gap-least": 1, "amount": 1, "back-translation": 1, "elsewhere": 1,
-        "elsewhere-gap": 1, "sensitivity": 1, "machines": 1,
+        "elsewhere-gap": 1, "sensitivity": 1, "machines": 1, "again": 1,
         "epochs": 1, "robustness": 1, "paths": 1, "interpolation": 1,
         "pareto": 1, "size": 1, "speed-up": 1, "training-speed": 1, "cost": 1,
     }  # fmt: skip

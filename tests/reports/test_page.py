@@ -198,7 +198,7 @@ def test_structure_is_accessible(page):
     skip = page.all("a")[0]
     assert skip == {"class": "skip", "href": "#verdicts"}
     figures = [attributes for attributes in page.all("div") if attributes.get("role") == "img"]
-    assert len(figures) == 32 and all(len(figure["aria-label"]) > 60 for figure in figures)
+    assert len(figures) == 33 and all(len(figure["aria-label"]) > 60 for figure in figures)
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
 

@@ -75,6 +75,7 @@ def test_the_numbers_found_in_the_readme_are_published(published, evidence, read
             training_tables.differences(evidence),
             setting_tables.epochs(evidence),
             setting_tables.machines(evidence),
+            setting_tables.again(evidence),
         )
         for row in table.to_dict("records")
         for way in ways(row["effect"], row["low"], row["high"])

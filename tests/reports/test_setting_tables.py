@@ -1,12 +1,14 @@
 """Tables of trained students in other settings than the registered one, on runs whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import synthetic
 
 from mixkd.store import Store
 from reports import setting_figures, setting_tables, training_tables, wording
-from reports.evidence import load
+from reports.evidence import load, registered_runs
 from reports.pairs import by_seed
 
 
@@ -107,6 +109,18 @@ def test_the_same_runs_on_two_machines_are_held_against_each_other(evidence):
     assert found["sd"].to_numpy() == pytest.approx(np.std([0, 1e-4, 2e-4, 3e-4], ddof=1))
     assert set(found["machine"]) == {"A Processor @ 2.0GHz"} and set(found["other"]) == {"Other"}
     assert found["num_seeds"].eq(4).all()
+
+
+def test_the_same_contrast_is_told_of_each_machine_over_the_same_seeds(evidence):
+    """On the other one SM+TMKD scores half a point more than here, and KD a point less."""
+    found = setting_tables.again(evidence).set_index(["train_fraction", "machine"])
+    assert set(found["recipe"]) == {"sm+tmkd"} and found["num_seeds"].eq(4).all() and found["num_apart"].eq(0).all()
+    runs = registered_runs(evidence.runs)
+    scores = runs[runs["init_seed"] < 4].groupby("recipe")["test_score"].mean()
+    here = scores["sm+tmkd"] - scores["kd"]
+    assert found.loc[(0.1, "A Processor @ 2.0GHz"), "effect"] == pytest.approx(here)
+    assert found.loc[(0.1, "Other"), "effect"] == pytest.approx(here + 0.015)
+    assert setting_tables.again(replace(evidence, repeats=evidence.repeats[:0])).empty
 
 
 def test_everywhere_sm_tmkd_is_held_against_kd_and_ft(evidence):
