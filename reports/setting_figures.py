@@ -202,11 +202,13 @@ def _again_figure(again: pd.DataFrame) -> Figure:
             axes.set(xlabel="score minus KD's", title=f"{share:.0%} of the data")
         name_rows(grid[0], cases)
     told = "; ".join(f"{share:.0%} of the data {effects(rows, _recipe_on_machine)}" for share, rows in shares)
-    ours = again[again["recipe"] == "sm+tmkd"]
-    where = effects(ours, lambda row: f"with {row['train_fraction']:.0%} of the data on {row['machine']}")
+    where = effects(
+        again[again["recipe"] == "sm+tmkd"],
+        lambda row: f"with {row['train_fraction']:.0%} of the data on {row['machine']}",
+    )
     return Figure(
         "again",
-        f"SM+TMKD minus KD, the same seeds on each machine: {where}" if len(ours) else "Minus KD, on each machine",
+        f"SM+TMKD minus KD, the same seeds on each machine: {where or 'not known'}",
         f"{PLACE}. In as many epochs; each machine trained its own teacher. Paired differences with 95 % t intervals "
         f"over {seeds_told(again)}. {dots_told(again)}{NOT_CORRECTED}",
         tuple(svgs),
