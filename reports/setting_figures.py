@@ -169,21 +169,23 @@ def _sensitivity_figure(changed: pd.DataFrame) -> Figure:
 
 def _machines_figure(alike: pd.DataFrame) -> Figure:
     svgs: list[str] = []
-    recipes, cases = list(dict.fromkeys(alike["recipe"])), alike.groupby(["machine", "other", "train_fraction"])
+    recipes = list(dict.fromkeys(in_order(alike)["recipe"]))
+    cases = alike.groupby(["machine", "other", "train_fraction"])
     with panels("machines", svgs, len(cases), width=2.6 * len(cases) + 2.8) as grid:
         for axes, ((machine, other, share), rows) in zip(grid, cases, strict=True):
+            axes.locator_params(axis="x", nbins=4)
             effects_across(axes, rows, "recipe", recipes)
             axes.set(xlabel=f"score on {machine}\nminus on {other}", title=f"{share:.0%} of the data")
         name_rows(grid[0], [name_of(recipe) for recipe in recipes])
     told = effects(alike, _recipe_and_machines)
     differ = ((alike["low"] > 0) | (alike["high"] < 0)).sum()
-    spread = "; ".join(f"{_recipe_and_machines(row)} {number(row['sd'])}" for row in alike.to_dict("records"))
+    spread = f"{number(alike['sd'].min())} to {number(alike['sd'].max())}"
     return Figure(
         "machines",
         f"The same experiments on two machines: of {count(len(alike), 'mean difference')} in score, {differ} "
         f"{'has' if differ == 1 else 'have'} an interval without zero",
         f"{PLACE}. Equal seeds and data; each machine trained its own teacher. Paired differences with 95 % t "
-        f"intervals over {seeds_told(alike)}; their standard deviations: {spread}. {dots_told(alike)}{NOT_CORRECTED}",
+        f"intervals over {seeds_told(alike)}; single ones have standard deviations of {spread}. {dots_told(alike)}{NOT_CORRECTED}",
         tuple(svgs),
         f"Dot chart of differences. {told}.",
         by_seed(alike),
