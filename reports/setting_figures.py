@@ -185,7 +185,8 @@ def _machines_figure(alike: pd.DataFrame) -> Figure:
         f"The same experiments on two machines: of {count(len(alike), 'mean difference')} in score, {differ} "
         f"{'has' if differ == 1 else 'have'} an interval without zero",
         f"{PLACE}. Equal seeds and data; each machine trained its own teacher. Paired differences with 95 % t "
-        f"intervals over {seeds_told(alike)}; single ones have standard deviations of {spread}. {dots_told(alike)}{NOT_CORRECTED}",
+        f"intervals over {seeds_told(alike)}; single ones have standard deviations of {spread}. {dots_told(alike)}"
+        f"{NOT_CORRECTED}",
         tuple(svgs),
         f"Dot chart of differences. {told}.",
         by_seed(alike),
