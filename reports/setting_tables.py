@@ -145,8 +145,10 @@ def again(evidence: Evidence) -> pd.DataFrame:
         for machine, own in runs.groupby("machine"):
             ours, kd = own["recipe"].isin(["sm+tmkd", "sm+tmkd+kd"]), own["recipe"] == "kd"
             pairs[machine] = against(own[ours], own[kd], "recipe", ["seed"], "test_score")
+        if len(pairs) < 2:
+            continue
         shared = set.intersection(*(set(of_machine.index) for of_machine in pairs.values()))
-        for machine, of_machine in pairs.items() if len(pairs) > 1 else ():
+        for machine, of_machine in pairs.items():
             contrast = contrasts(of_machine[of_machine.index.isin(shared)], ["recipe"])
             found.append(contrast.assign(machine=machine, train_fraction=fraction))
     found = [contrast for contrast in found if len(contrast)]

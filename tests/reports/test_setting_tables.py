@@ -123,6 +123,17 @@ def test_the_same_contrast_is_told_of_each_machine_over_the_same_seeds(evidence)
     assert setting_tables.again(replace(evidence, repeats=evidence.repeats[:0])).empty
 
 
+def test_a_repeat_of_nothing_that_is_compared_takes_no_figure(tmp_path):
+    """As every store of repeats has one: a teacher, which is trained on all the data."""
+    store, teacher = Store(tmp_path), synthetic.experiment("ft", student_layers=None, train_fraction=1.0, init=None)
+    measurements = {"test_score": 0.87, "generalization_gap": 0.1}
+    store.save_run(synthetic.record(teacher, measurements))
+    synthetic.repeat(store, teacher, measurements)
+    assert len(read(store).repeats) == 1
+    assert setting_tables.again(read(store)).empty and setting_tables.machines(read(store)).empty
+    assert list(setting_figures.build(read(store))) == []
+
+
 def test_everywhere_sm_tmkd_is_held_against_kd_and_ft(evidence):
     keys = ["task", "student_layers", "train_fraction", "num_epochs", "reference"]
     found = setting_tables.elsewhere(evidence, "test_score").set_index(keys)["effect"]
