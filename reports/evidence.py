@@ -5,6 +5,7 @@ Every file that cannot be used is listed as a problem with its reason; nothing i
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -90,6 +91,11 @@ class Evidence:
     provenance: pd.DataFrame
     problems: list[Problem]
     num_unregistered: int
+
+    @cached_property
+    def all_runs(self) -> pd.DataFrame:
+        """Runs and their repeats."""
+        return pd.concat([self.runs, self.repeats]) if len(self.repeats) else self.runs
 
 
 def load(store: Store, studies: Mapping[str, Study]) -> Evidence:

@@ -16,7 +16,6 @@ from mixkd.store import atomic_path
 from reports import simulation, training_tables
 from reports.drawing import Figure
 from reports.evidence import Evidence
-from reports.pairs import with_repeats
 from reports.verdicts import Judged, evidence_frame
 
 FOLDER, ARCHIVE = "evidence", "evidence.tar.xz"
@@ -31,7 +30,7 @@ def tables_of(evidence: Evidence, judged: list[Judged], drawn: list[Figure]) -> 
         "quantities": simulation.quantities(evidence),
         "bridge": simulation.bridge(evidence),
         "coverages": simulation.coverages(evidence),
-        "runs": with_repeats(evidence).drop(columns=["pair", "twin"]),
+        "runs": evidence.all_runs.drop(columns=["pair", "twin"]),
         "benchmarks": evidence.benchmarks,
     }
 

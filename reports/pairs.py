@@ -5,17 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from reports.evidence import Evidence
 from reports.statistics import mean_estimate
 from reports.wording import RECIPES
 
 #: Columns of a contrast, after its keys.
 CONTRAST = ["effect", "low", "high", "num_seeds", "seeds", "num_apart"]
-
-
-def with_repeats(evidence: Evidence) -> pd.DataFrame:
-    """Runs and their repeats on other machines."""
-    return pd.concat([evidence.runs, evidence.repeats]) if len(evidence.repeats) else evidence.runs
 
 
 def matched(
@@ -28,7 +22,7 @@ def matched(
     that have different teachers are no pair: the repeat's was trained anew.
 
     Args:
-        runs: See `with_repeats`.
+        runs: Runs and repeats, see `Evidence.all_runs`.
         keys: Columns in which the runs of a pair agree; the index of the pairs.
         compared: Column in which they differ.
         names: Its values for arm and reference.

@@ -8,7 +8,7 @@ import pandas as pd
 from reports.benchmark_files import CONDITIONS, latest
 from reports.claims import PRECISIONS, Claim, Test
 from reports.evidence import Evidence, longer_runs, registered_runs
-from reports.pairs import matched, with_repeats
+from reports.pairs import matched
 from reports.statistics import Array
 
 
@@ -45,7 +45,7 @@ def samples(evidence: Evidence, claim: Claim, test: Test) -> Samples | Missing:
     if claim.evidence == "theory":
         return _theory_samples(evidence, claim.study, test)
     if claim.evidence == "runs":
-        return _run_samples(with_repeats(evidence), test)
+        return _run_samples(evidence.all_runs, test)
     return _benchmark_samples(evidence.benchmarks, test)
 
 

@@ -9,7 +9,7 @@ import itertools
 import pandas as pd
 
 from reports.evidence import Evidence, longer_runs, registered_runs
-from reports.pairs import CONTRAST, against, contrasts, matched, with_repeats
+from reports.pairs import CONTRAST, against, contrasts, matched
 from reports.setting import SETTING, WEIGHTS
 
 #: Fields in which a run on another task or with another depth may differ from the registered setting.
@@ -121,7 +121,7 @@ def machines(evidence: Evidence) -> pd.DataFrame:
     """
     found = []
     for fraction in sorted(set(evidence.repeats["train_fraction"])):
-        runs = registered_runs(with_repeats(evidence), fraction)
+        runs = registered_runs(evidence.all_runs, fraction)
         scores = runs.groupby(["recipe", "seed", "machine"])["test_score"].mean().unstack("machine")
         for one, other in itertools.combinations(scores.columns, 2):
             contrast = contrasts(scores[[one, other]].dropna().assign(apart=1.0), ["recipe"])
@@ -140,7 +140,7 @@ def again(evidence: Evidence) -> pd.DataFrame:
     """
     found = []
     for fraction in sorted(set(evidence.repeats["train_fraction"])):
-        runs = registered_runs(with_repeats(evidence), fraction)
+        runs = registered_runs(evidence.all_runs, fraction)
         pairs = {}
         for machine, own in runs.groupby("machine"):
             ours, kd = own["recipe"].isin(["sm+tmkd", "sm+tmkd+kd"]), own["recipe"] == "kd"
@@ -157,5 +157,5 @@ def again(evidence: Evidence) -> pd.DataFrame:
 
 
 def _in_bf16(evidence: Evidence) -> pd.DataFrame:
-    runs = with_repeats(evidence)
+    runs = evidence.all_runs
     return runs[runs["precision"] == "bf16"]

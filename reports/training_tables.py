@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from reports.evidence import PATH_RECIPES, Evidence, registered_runs
-from reports.pairs import CONTRAST, against, contrasts, in_order, with_repeats
+from reports.pairs import CONTRAST, against, contrasts, in_order
 from reports.setting import LEAST, LIMITED
 from reports.statistics import mean_estimate, median_estimate
 
@@ -123,7 +123,7 @@ def halves(evidence: Evidence) -> pd.DataFrame:
 
 def _against(evidence: Evidence, targets: Mapping[str, str], reference: str, fraction: float = LIMITED) -> pd.DataFrame:
     """Paired differences of measurements to a reference recipe: target (in words), recipe, effect, low, high."""
-    runs = registered_runs(with_repeats(evidence), fraction)
+    runs = registered_runs(evidence.all_runs, fraction)
     arms, references = runs[runs["recipe"] != reference], runs[runs["recipe"] == reference]
     found = [
         contrasts(against(arms, references, "recipe", ["seed"], column), ["recipe"]).assign(target=words)
