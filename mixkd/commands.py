@@ -138,19 +138,17 @@ def run_suite(
         dry_run: Only say how many runs there are and about how much time and disk they take.
         force: Compute again, and overwrite, what is there.
     """
-    from mixkd.estimate import dry_run as estimate
-    from mixkd.estimate import other_machines
     from mixkd.progress import quiet_libraries
     from mixkd.suite import load_suite
     from mixkd.suite import run_suite as run_all
 
     grid = load_suite(suite)
     if dry_run:
+        from mixkd.estimate import dry_run as estimate
+
         print("\n".join(estimate(grid, output, device, jobs)))
         return
     quiet_libraries()
-    if not force and (caution := other_machines(grid, Store(output), device)):
-        _say(caution)
     options = {"data_dir": data_dir, "device": device, "jobs": jobs, "backend": backend, "force": force}
     run_all(grid, output, keep_models=not discard_models, **options)
 

@@ -52,6 +52,7 @@ class Estimate(NamedTuple):
         kept_bytes: Disk that the finished runs take.
         working_bytes: Disk for checkpoints while they run.
         assumed: Pretrained models taken to have BERT-base's sizes, and tasks taken to have SST-2's.
+        caution: What should be known before it starts, or "".
     """
 
     num_students: int
@@ -63,6 +64,7 @@ class Estimate(NamedTuple):
     kept_bytes: int
     working_bytes: int
     assumed: list[str]
+    caution: str
 
     def lines(self) -> list[str]:
         """The estimate for people."""
@@ -75,30 +77,28 @@ class Estimate(NamedTuple):
             f"({self.speed.flops_per_s / 1e9:,.0f} GFLOP/s each core or GPU, {self.speed.source})",
             f"disk: {self.kept_bytes / 1e9:.1f} GB, and {self.working_bytes / 1e9:.1f} GB of checkpoints meanwhile",
         ]
-        return lines + [f"assumed: {', '.join(self.assumed)}"] * bool(self.assumed)
+        lines += [f"assumed: {', '.join(self.assumed)}"] * bool(self.assumed)
+        return lines + [f"caution: {self.caution}"] * bool(self.caution)
 
 
 def dry_run(
     suite: Suite, store: Store | str | Path = "results", device: str | None = None, jobs: int | None = None
 ) -> list[str]:
     """What `run_suite` would do, as lines for people; nothing is started, no data and no model is loaded."""
-    store = store if isinstance(store, Store) else Store(store)
-    estimate = estimate_suite(suite, store, device, jobs)
-    lines = [f"suite {suite.name}: {' '.join(suite.description.split())}", *estimate.lines()]
-    warned = other_machines(suite, store, device)
-    return lines + [f"caution: {warned}"] * bool(warned)
+    estimate = estimate_suite(suite, store if isinstance(store, Store) else Store(store), device, jobs)
+    return [f"suite {suite.name}: {' '.join(suite.description.split())}", *estimate.lines()]
 
 
-def other_machines(suite: Suite, store: Store, device: str | None = None) -> str:
+def other_machines(suite: Suite, records: list[Record], root: Path, device: str | None = None) -> str:
     """A sentence about finished runs of a suite that are from another machine, if any others are to be done; or ""."""
-    machines = {plain_identity(record.experiment): record.provenance.machine for record in store.runs()[0]}
+    machines = {plain_identity(record.experiment): record.provenance.machine for record in records}
     found = [machines.get(plain_identity(experiment.identity())) for stage in suite.stages() for experiment in stage]
     here = _machine(device)
     others = Counter(machine for machine in found if machine not in (None, here))
     if not others or None not in found or here is None:
         return ""
     told = " and ".join(f"{_count(number, 'finished run')} from {machine}" for machine, number in others.items())
-    root = store.root.parent.parent if store.root.parent.name == REPEATS else store.root
+    root = root.parent.parent if root.parent.name == REPEATS else root
     return (
         f"the store has {told}, which this {here} does not compute alike. The report says how many of its pairs are of "
         f"two machines. --output {root / REPEATS / 'NAME'} does all runs here, beside the others."
@@ -127,6 +127,7 @@ def estimate_suite(suite: Suite, store: Store, device: str | None = None, jobs: 
         # Two checkpoints are kept, each with the weights and AdamW's two moments.
         working_bytes=min(jobs, len(todo)) * 24 * max((trained_shape(e).num_parameters() for e in todo), default=0),
         assumed=_assumed(todo),
+        caution=other_machines(suite, records, store.root, device),
     )
 
 

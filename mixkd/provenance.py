@@ -18,6 +18,11 @@ VERSIONED_PACKAGES = (
 )  # fmt: skip
 
 
+def machine(device: str | None, processor: str) -> str:
+    """What computes: the GPU, or the processor where there is none. No two kinds of them compute alike."""
+    return processor if device in ("cpu", "", None) else device
+
+
 class Frozen(BaseModel):
     """What is written once and never changed."""
 
@@ -43,8 +48,8 @@ class Provenance(Frozen):
 
     @property
     def machine(self) -> str:
-        """What computed the numbers: a GPU, or a processor. No two kinds of them compute alike."""
-        return self.processor if self.device in ("cpu", "") else self.device
+        """What computed the numbers, see `machine`."""
+        return machine(self.device, self.processor)
 
 
 @cache

@@ -37,6 +37,7 @@ from mixkd.files import write_text as write_text
 from mixkd.provenance import Frozen
 from mixkd.provenance import Provenance as Provenance
 from mixkd.provenance import command_line as command_line
+from mixkd.provenance import machine as machine
 from mixkd.provenance import now as now
 from mixkd.provenance import provenance as provenance
 from mixkd.provenance import without_folders as without_folders

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from mixkd.backends import default_jobs, open_backend
 from mixkd.cost import flops
-from mixkd.estimate import plain_identity
+from mixkd.estimate import other_machines, plain_identity
 from mixkd.experiment import Experiment
 from mixkd.progress import Progress
 from mixkd.store import Record, Store, UserError, first_error
@@ -151,9 +151,12 @@ def run_suite(
     jobs = default_jobs(device) if jobs is None else jobs
     stages = suite.stages()
     # What is in the store comes first, so that the time that is told to be left is that of the others.
-    stored = set() if force else {plain_identity(record.experiment) for record in Store(root).runs()[0]}
+    stored_records = [] if force else Store(root).runs()[0]
+    stored = {plain_identity(record.experiment) for record in stored_records}
     teachers, students = (sorted(stage, key=lambda e: plain_identity(e.identity()) not in stored) for stage in stages)
     with Progress(sum(map(flops, teachers + students)), f"suite {suite.name}") as progress:
+        if caution := other_machines(suite, stored_records, root, device):
+            progress.line(0.0, caution)
         if jobs == 1 and backend == "loky":
             records = run_in_turn(teachers + students, Store(root), options, progress)
         else:

@@ -35,12 +35,10 @@ def matched(
     runs = runs.loc[runs[compared].isin(names), _columns([*keys, compared], measure)]
     runs = runs.assign(is_repeat=runs["repeat"] != "")
     values = runs.groupby([*keys, "machine", compared])[[measure, "is_repeat", "teacher_test_score"]].mean()
-    alike = _wide(values[measure], compared, names).dropna()
-    repeats = _wide(values["is_repeat"], compared, names).sum(axis="columns")[alike.index]
-    teachers = _wide(values["teacher_test_score"], compared, names).loc[alike.index]
-    is_mixed = (repeats == 1) & ((teachers[names[0]] - teachers[names[1]]).abs() > 0)
-    alike = alike.assign(apart=0.0, repeats=repeats)[~is_mixed].sort_values(["repeats", "machine"])
-    alike = alike.droplevel("machine")
+    repeats, teachers = (_wide(values[name], compared, names) for name in ("is_repeat", "teacher_test_score"))
+    alike = _wide(values[measure], compared, names).assign(apart=0.0, repeats=repeats.sum(axis="columns"))
+    is_mixed = (alike["repeats"] == 1) & ((teachers[names[0]] - teachers[names[1]]).abs() > 0)
+    alike = alike[~is_mixed].dropna().sort_values(["repeats", "machine"]).droplevel("machine")
     alike = alike[~alike.index.duplicated()]
     first = runs[~runs["is_repeat"]].groupby([*keys, compared])[measure].mean()
     others = _wide(first, compared, names).dropna().assign(apart=1.0, repeats=0.0)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mixkd.store import machine as machine_of
 from mixkd.store import without_folders
 from reports.benchmark_files import latest
 from reports.evidence import Evidence, registered_runs
@@ -193,7 +194,7 @@ def better_teachers(ways: pd.DataFrame) -> list[str]:
 
 def machine(row: Mapping[Any, Any]) -> str:
     """Where a case ran, in words: its GPU, or its processor."""
-    return str(row["processor"] if row["device"] in ("cpu", "", None) or pd.isna(row["device"]) else row["device"])
+    return machine_of(None if pd.isna(row["device"]) else str(row["device"]), str(row["processor"]))
 
 
 def subject(row: Mapping[Any, Any]) -> str:

@@ -199,20 +199,22 @@ def test_lines(tmp_path):
     assert "; 1 of them is in the store" in dry_run(small, tmp_path, jobs=2)[1]
 
 
-def test_finished_runs_of_another_machine_are_told(tmp_path, capsys):
+def test_finished_runs_of_another_machine_are_told(tmp_path):
     store, small = Store(tmp_path), suite(recipe="ft", seed=[0, 1, 2])
     first, second, third = small.expand()
     store.save_run(record(first))
     store.save_run(record(Experiment(student_layers=3, seed=7), processor="Another"))  # not of this suite
-    assert other_machines(small, store) == "" and not any("caution" in line for line in dry_run(small, store))
+    assert other_machines(small, store.runs()[0], store.root) == "" and not any(
+        "caution" in line for line in dry_run(small, store)
+    )
     store.save_run(record(second, processor="Another"))
-    told = other_machines(small, store)
+    told = other_machines(small, store.runs()[0], store.root)
     assert told.startswith("the store has 1 finished run from Another, which this ")
     assert str(tmp_path / "repeats/NAME") in told
     assert dry_run(small, store)[-1] == f"caution: {told}"
     for last in (third, *small.stages()[0]):
         store.save_run(record(last))
-    assert other_machines(small, store) == ""  # nothing is left to do
+    assert other_machines(small, store.runs()[0], store.root) == ""  # nothing is left to do
 
 
 def test_nothing_is_loaded(tmp_path):

@@ -8,6 +8,7 @@ import yaml
 from mixkd import suite as suite_module
 from mixkd import workers as workers_module
 from mixkd.experiment import Experiment
+from mixkd.runs import run
 from mixkd.store import Store, UserError
 from mixkd.suite import Suite, load_suite, run_suite, suite_names
 
@@ -203,6 +204,16 @@ def let_time_pass():
     time.sleep(1.1)
 
 
+def lines_of_the_rest(suite, folder, vader_folder, capsys):
+    """The suite run again after its first two runs, which come first: a line for each of its five runs."""
+    capsys.readouterr()
+    let_time_pass()
+    assert order(run_suite(suite, folder, data_dir=vader_folder, jobs=1)) == expected_order(suite)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "test score" in line]
+    assert ["already in the store" in line for line in lines] == [True, True, False, False, False]
+    return lines
+
+
 def test_a_finished_suite_is_read(small, tmp_path, vader_folder, monkeypatch, capsys):
     first = run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1)
     let_time_pass()
@@ -214,12 +225,7 @@ def test_a_finished_suite_is_read(small, tmp_path, vader_folder, monkeypatch, ca
 def test_what_is_stored_comes_first_and_the_records_in_the_suite_s_order(small, tmp_path, vader_folder, capsys):
     last = small.model_copy(update={"experiments": [small.expand()[-1].model_dump(exclude_defaults=True, mode="json")]})
     run_suite(last, tmp_path / "results", data_dir=vader_folder, jobs=1)
-    capsys.readouterr()
-    let_time_pass()
-    records = run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1)
-    assert order(records) == expected_order(small)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "test score" in line]
-    assert ["already in the store" in line for line in lines] == [True, True, False, False, False]
+    lines = lines_of_the_rest(small, tmp_path / "results", vader_folder, capsys)
     assert not any(" left: " in line for line in lines[:2])
 
 
@@ -237,13 +243,21 @@ def test_an_interrupted_suite_goes_on_and_its_estimate_counts_new_work_only(smal
         with pytest.raises(KeyboardInterrupt):
             run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1)
     assert len(Store(tmp_path / "results").runs()[0]) == 2
-    capsys.readouterr()
-    let_time_pass()
-    records = run_suite(small, tmp_path / "results", data_dir=vader_folder, jobs=1)
-    assert order(records) == expected_order(small)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "test score" in line]
-    assert ["already in the store" in line for line in lines] == [True, True, False, False, False]
+    lines = lines_of_the_rest(small, tmp_path / "results", vader_folder, capsys)
     assert [" left: " in line for line in lines] == [False, False, True, True, False]
+
+
+def test_a_store_of_another_machine_is_told_before_it_starts_and_not_when_all_is_done_anew(
+    small, tmp_path, vader_folder, monkeypatch, capsys
+):
+    teacher = run(small.stages()[0][0], Store(tmp_path / "results"), data_dir=vader_folder)
+    there = teacher.provenance.model_copy(update={"processor": "Another"})
+    Store(tmp_path / "results").save_run(teacher.model_copy(update={"provenance": there}))
+    monkeypatch.setattr(suite_module, "run_in_turn", lambda experiments, *args: [teacher] * len(experiments))
+    for force in (False, True):
+        run_suite(small, tmp_path / "results", data_dir=vader_folder, device="cpu", jobs=1, force=force)
+        told = capsys.readouterr().err
+        assert told.count("the store has 1 finished run from Another") == (0 if force else 1)
 
 
 def test_an_error_of_a_run_ends_the_suite(small, tmp_path, vader_folder):

@@ -5,6 +5,12 @@ from mixkd.store import Store
 from reports.evidence import load
 
 
+@pytest.fixture
+def store(tmp_path):
+    """An empty one."""
+    return Store(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def evidence(tmp_path_factory):
     """A synthetic store in which every claim is true."""

@@ -89,6 +89,13 @@ def test_the_numbers_found_in_the_readme_are_published(published, evidence, read
     assert words.count("[") == len(told)  # and no interval was overlooked
 
 
+def test_the_spread_between_machines_in_the_readme_is_published(evidence, readme):
+    """Of the recipes with 25 seeds or more."""
+    found = setting_tables.machines(evidence).query("num_seeds >= 25")["sd"]
+    told = re.findall(r"standard deviations of ([\d.]+) to ([\d.]+) points", readme("On the EPYC", "What to do"))
+    assert told == [tuple(f"{100 * sd:.2f}" for sd in (found.min(), found.max()))]
+
+
 def test_the_speeds_in_the_readme_are_published(evidence, readme):
     """Every ratio with its interval, and the speed beside that of a model."""
     models, fits = tables.end_to_end(evidence), tables.simulation_costs(evidence)

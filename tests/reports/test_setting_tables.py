@@ -8,22 +8,13 @@ import synthetic
 
 from mixkd.store import Store
 from reports import setting_figures, setting_tables, training_tables, wording
-from reports.evidence import load, registered_runs
+from reports.evidence import registered_runs
 from reports.pairs import by_seed
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path)
-
-
-def read(store):
-    return load(store, synthetic.STUDIES)
 
 
 def test_back_translation_is_held_against_the_same_seed_without_in_as_many_epochs_and_in_as_many_steps(store):
     synthetic.save_studies_of_training(store)
-    found = setting_tables.back_translation(read(store)).set_index(["reference", "recipe"])
+    found = setting_tables.back_translation(synthetic.read(store)).set_index(["reference", "recipe"])
     expected = {
         ("epochs", "kd"): 0.01, ("epochs", "sm+tmkd"): 0.03, ("steps", "kd"): -0.01, ("steps", "sm+tmkd"): -0.01,
     }  # fmt: skip
@@ -42,7 +33,9 @@ def test_twice_the_epochs_are_held_against_once_and_against_kd_on_the_same_seeds
     for seed in range(5):  # of no use without KD with twice the epochs
         measurements = {"test_score": 0.9, "generalization_gap": 0.1, "teacher_test_score": 0.9}
         store.save_run(synthetic.record(synthetic.experiment("sm+tmkd", 50 + seed, train_fraction=0.05), measurements))
-    found = setting_tables.epochs(read(store)).set_index(["recipe", "epochs", "reference", "reference_epochs"])
+    found = setting_tables.epochs(synthetic.read(store)).set_index(
+        ["recipe", "epochs", "reference", "reference_epochs"]
+    )
     expected = {
         ("sm+tmkd", "once", "kd", "once"): 0.02, ("sm+tmkd", "once", "kd", "twice"): 0.0,
         ("sm+tmkd", "twice", "kd", "twice"): 0.04,
@@ -50,12 +43,12 @@ def test_twice_the_epochs_are_held_against_once_and_against_kd_on_the_same_seeds
     }  # fmt: skip
     assert found["effect"].to_dict() == pytest.approx(expected, abs=3e-4)
     assert found["train_fraction"].eq(0.05).all() and found["num_seeds"].eq(3).all()
-    assert setting_tables.epochs(read(Store(store.root / "nothing"))).empty
+    assert setting_tables.epochs(synthetic.read(Store(store.root / "nothing"))).empty
 
 
 def test_one_setting_is_changed_at_a_time(store):
     synthetic.save_studies_of_training(store)
-    found = setting_tables.sensitivity(read(store)).set_index(["setting", "reference", "value"])["effect"]
+    found = setting_tables.sensitivity(synthetic.read(store)).set_index(["setting", "reference", "value"])["effect"]
     expected = {
         ("beta_alpha", "sm+tmkd", 0.4): -0.005, ("beta_alpha", "sm+tmkd", 1.0): 0.0,
         ("beta_alpha", "kd", 0.4): 0.015, ("beta_alpha", "kd", 1.0): 0.02,
@@ -72,9 +65,9 @@ def test_a_reference_that_was_not_run_takes_no_figure_from_the_other(tmp_path, l
     for run in store.runs()[0]:
         if run.experiment["recipe"] == lacking and run.experiment["beta_alpha"] == 1.0:
             (store.run_dir(run.run_id) / "record.json").unlink()
-    found = setting_tables.sensitivity(read(store))
+    found = setting_tables.sensitivity(synthetic.read(store))
     assert set(found["reference"]) == {"kd", "sm+tmkd"} - {lacking} and found["effect"].dtype == float
-    assert "sensitivity" in {figure.key for figure in setting_figures.build(read(store))}
+    assert "sensitivity" in {figure.key for figure in setting_figures.build(synthetic.read(store))}
 
 
 def test_pairs_of_two_machines_are_told_wherever_they_are(tmp_path):
@@ -90,9 +83,9 @@ def test_pairs_of_two_machines_are_told_wherever_they_are(tmp_path):
         if seed < 2:
             synthetic.repeat(store, ours, measurements | {"test_score": 0.75})
     tables = {
-        "differences": training_tables.differences(read(store)),
-        "elsewhere": setting_tables.elsewhere(read(store), "test_score"),
-        "robustness": training_tables.robustness(read(store)),
+        "differences": training_tables.differences(synthetic.read(store)),
+        "elsewhere": setting_tables.elsewhere(synthetic.read(store), "test_score"),
+        "robustness": training_tables.robustness(synthetic.read(store)),
     }
     for name, table in tables.items():
         row = table.to_dict("records")[0]
@@ -129,9 +122,9 @@ def test_a_repeat_of_nothing_that_is_compared_takes_no_figure(tmp_path):
     measurements = {"test_score": 0.87, "generalization_gap": 0.1}
     store.save_run(synthetic.record(teacher, measurements))
     synthetic.repeat(store, teacher, measurements)
-    assert len(read(store).repeats) == 1
-    assert setting_tables.again(read(store)).empty and setting_tables.machines(read(store)).empty
-    assert list(setting_figures.build(read(store))) == []
+    assert len(synthetic.read(store).repeats) == 1
+    assert setting_tables.again(synthetic.read(store)).empty and setting_tables.machines(synthetic.read(store)).empty
+    assert list(setting_figures.build(synthetic.read(store))) == []
 
 
 def test_everywhere_sm_tmkd_is_held_against_kd_and_ft(evidence):
@@ -158,5 +151,5 @@ def test_elsewhere_runs_of_different_length_are_not_paired(tmp_path):
         for recipe, epochs, score in (("kd", 18, 0.7), ("sm+tmkd", 18, 0.7), ("kd", 1, 0.5)):
             run = synthetic.experiment(recipe, seed, task="vader-nyt", num_epochs=epochs)
             store.save_run(synthetic.record(run, {"test_score": score + 0.01 * seed, "generalization_gap": 0.1}))
-    (row,) = setting_tables.elsewhere(load(store, {}), "test_score").to_dict("records")
+    (row,) = setting_tables.elsewhere(synthetic.read(store), "test_score").to_dict("records")
     assert (row["num_epochs"], row["effect"], row["num_seeds"]) == (18, pytest.approx(0), 3)

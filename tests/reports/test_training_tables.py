@@ -9,17 +9,7 @@ from scipy import stats
 
 from mixkd.store import Store
 from reports import training_tables
-from reports.evidence import load
 from reports.setting import LEAST
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path)
-
-
-def read(store):
-    return load(store, synthetic.STUDIES)
 
 
 def test_recipes_come_in_their_usual_order_with_every_seed(evidence):
@@ -35,10 +25,10 @@ def test_recipes_come_in_their_usual_order_with_every_seed(evidence):
 
 def test_every_share_of_the_data_has_the_mean_of_each_recipe(store):
     synthetic.save_studies_of_training(store)
-    found = training_tables.by_share(read(store)).set_index(["train_fraction", "recipe"])
+    found = training_tables.by_share(synthetic.read(store)).set_index(["train_fraction", "recipe"])
     assert found["num_seeds"].eq(3).all() and len(found) == 4  # neither translated nor otherwise changed runs
     assert found.loc[(0.2, "sm+tmkd"), "mean"] == pytest.approx(0.81, abs=1e-3)
-    assert training_tables.by_share(read(Store(store.root / "nothing"))).empty
+    assert training_tables.by_share(synthetic.read(Store(store.root / "nothing"))).empty
 
 
 def test_every_recipe_is_held_against_ft_and_kd_at_both_shares(evidence):
@@ -70,7 +60,7 @@ def test_half_way_between_texts_the_drawn_students_are_measured_one_by_one(tmp_p
     store = Store(tmp_path)
     synthetic.save_runs(store, synthetic.GOOD_RUNS, num_seeds=2)
     synthetic.save_paths(store, kd=0.7)
-    evidence = load(store, synthetic.STUDIES)
+    evidence = synthetic.read(store)
     assert set(evidence.paths["init_seed"]) == {0}
     halves = training_tables.halves(evidence).set_index("recipe")
     assert list(halves.index) == ["teacher", "ft", "kd", "sm+tmkd"]  # once each, the teacher too
@@ -82,10 +72,10 @@ def test_half_way_between_texts_the_drawn_students_are_measured_one_by_one(tmp_p
 def test_paths_are_drawn_of_a_seed_that_has_them_all(tmp_path):
     store = Store(tmp_path)
     synthetic.save_runs(store, synthetic.GOOD_RUNS, num_seeds=2)
-    assert load(store, synthetic.STUDIES).paths.empty
+    assert synthetic.read(store).paths.empty
     synthetic.save_paths(store)
     store.interpolation_path(synthetic.content_id(synthetic.experiment("kd"))).unlink()
-    evidence = load(store, synthetic.STUDIES)
+    evidence = synthetic.read(store)
     assert evidence.paths.empty and evidence.problems == []
 
 
@@ -93,5 +83,5 @@ def test_a_seed_without_its_partner_leaves_the_others_paired(tmp_path):
     store = Store(tmp_path)
     synthetic.save_runs(store, synthetic.GOOD_RUNS, num_seeds=4)
     shutil.rmtree(store.run_dir(synthetic.content_id(synthetic.experiment("sm+tmkd", 2))))
-    found = training_tables.robustness(load(store, {})).set_index(["target", "recipe"])
+    found = training_tables.robustness(synthetic.read(store)).set_index(["target", "recipe"])
     assert found.loc[("test texts", "sm+tmkd"), "num_seeds"] == 3 and found.notna().all(axis=None)
