@@ -226,11 +226,11 @@ def report(output: str = "results", baseline: str | None = None) -> None:
         output: Folder of the evidence.
         baseline: Folder of other evidence; what changed since then stands at the top.
     """
-    from reports.page import build
+    from reports.helper import build
 
     if not Path(output).is_dir():
         raise UserError(f"There is no store {output}; `mixkd reproduce` makes one, `mixkd restore` fills one.")
-    built = build(Store(output), baseline=None if baseline is None else Store(baseline))
+    built = build(Store(output), None if baseline is None else Store(baseline))
     print("Verdicts:", ", ".join(f"{count} {outcome}" for outcome, count in built.counts.items() if count))
     if built.unexpected:
         print("Decided against expectation:", ", ".join(built.unexpected))

@@ -106,6 +106,7 @@ def command_line() -> str:
     return shlex.join([name, *sys.argv[1:]])
 
 
+@cache
 def without_folders(command: str) -> str:
     """A command with the names alone of the files in it: where they lie is of this machine."""
     try:

@@ -1,12 +1,11 @@
 """The report: one self-contained HTML page, the verdicts as JSON and the numbers as CSV."""
 
 import base64
-import gc
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -103,25 +102,14 @@ class Built(NamedTuple):
     drawn_runs: list[str]
 
 
-@contextmanager
-def _without_collecting() -> Iterator[None]:
-    """Garbage waits: drawing makes so many small objects that looking for it takes a quarter of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@_without_collecting()
+@figures.without_collecting()
 def build(
     store: Store,
     output: Path | None = None,
     studies: Mapping[str, Study] | None = None,
     baseline: Store | None = None,
     packed: bool = False,
+    helper: Executor | None = None,
 ) -> Built:
     """Judge and render what a store holds.
 
@@ -131,6 +119,7 @@ def build(
         studies: The registered cells behind the claims; None: all that there are.
         baseline: Another store; what changed since then stands at the top.
         packed: Whether the tables go into one small archive, in place of a folder.
+        helper: Draws half of the figures, see `reports.helper`.
 
     Raises:
         UserError: If the folder cannot be written, or there is no baseline.
@@ -140,7 +129,7 @@ def build(
     evidence = load(store, studies)
     judged = judge_all(evidence)
     changed = None if baseline is None else _changes_since(baseline, studies, evidence, judged)
-    drawn = figures.build(evidence)
+    drawn = figures.build(evidence, helper)
     counts = Counter(item.verdict.verdict for item in judged)
     folder = store.root if output is None else output
     built = Built(
