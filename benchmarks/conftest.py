@@ -26,6 +26,7 @@ from benchmarks.subjects import (
 )
 from benchmarks.timing import Case, Cell, NotRun, Timed, measure_on, time_interleaved
 from benchmarks.variants import VARIANTS
+from mixkd.gpus import device_name
 from mixkd.models import count_parameters
 from mixkd.progress import Progress
 from mixkd.store import Store, now, provenance
@@ -60,12 +61,11 @@ class Session:
         if loaded is not None:
             parameters, embedding_parameters = count_parameters(loaded.model)
             on_disk = size_bytes(loaded.folder)
-        is_gpu = self.device.type == "cuda" and not self.unavailable
         return {
             "kind": kind, "model": subject.model, "num_layers": subject.num_layers, **cell._asdict(),
             "num_parameters": parameters, "num_embedding_parameters": embedding_parameters, "size_bytes": on_disk,
             "flops": None, "peak_memory_bytes": None, "num_threads": self.num_threads, "dtype": "float32",
-            "device": torch.cuda.get_device_name(self.device) if is_gpu else self.device.type,
+            "device": device_name(self.device),
             "p50_s": None, "p90_s": None, "p99_s": None, "examples_per_s": None, "tokens_per_s": None,
             "layer_ratio": teacher_of(subject.model, self.subjects).num_layers / subject.num_layers,
             "speedup_vs_teacher": None, "speedup_low": None, "speedup_high": None, "origin": subject.origin,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ Key = tuple[str, int, str]
 BATCH_SIZE = 32
 NUM_BLOCKS = 16
 NUM_WARMUP = 2
+#: Energy is read over as many seconds at least: counters stand still for up to a tenth of one.
+LEAST_ENERGY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Texts:
     metric: str
     tokenizer: PreTrainedTokenizerBase
     max_length: int
+
+    @cached_property
+    def num_tokens(self) -> int:
+        """In all texts, without padding."""
+        return int(self.batch(range(len(self.labels)))["attention_mask"].sum())
 
     def batch(self, rows: Sequence[int]) -> BatchEncoding:
         """Some texts as a model takes them, padded to the longest; shapes (len(rows), length)."""
@@ -51,14 +58,12 @@ class Answers:
     Attributes:
         seconds: Of every block, in the order of the texts.
         energy_j: Joules of every block; empty where the machine does not tell.
-        num_tokens: In all texts, without padding.
     """
 
     def __init__(self, texts: Texts, runnable: Runnable, device: torch.device):
         self.texts, self.runnable, self.device = texts, runnable, device
         self.seconds: list[float] = []
         self.energy_j: list[float] = []
-        self.num_tokens = 0
         self._logits: list[NDArray[np.float64]] = []
 
     def answer(self, rows: Sequence[int]) -> NDArray[np.float64]:
@@ -66,7 +71,6 @@ class Answers:
         parts = []
         for start in range(0, len(rows), BATCH_SIZE):
             batch = self.texts.batch(rows[start : start + BATCH_SIZE]).to(self.device)
-            self.num_tokens += int(batch["attention_mask"].sum())
             parts.append(self.runnable.predict(batch).double().cpu().numpy())
         return np.concatenate(parts)
 
@@ -75,8 +79,13 @@ class Answers:
         before, start = meter.read_j(), time.perf_counter()
         self._logits.append(self.answer(rows))
         self.seconds.append(time.perf_counter() - start)
-        if before is not None:
-            self.energy_j.append((meter.read_j() or 0.0) - before)
+        if before is None:
+            return
+        num_times = 1
+        while time.perf_counter() - start < LEAST_ENERGY_S:
+            self.answer(rows)
+            num_times += 1
+        self.energy_j.append(((meter.read_j() or 0.0) - before) / num_times)
 
     @property
     def logits(self) -> NDArray[np.float64]:
@@ -99,6 +108,7 @@ def load_texts(task_name: str, model: Path, data_dir: str | None, max_length: in
         return NotRun(str(error))
     split = next(split for split in ("test", "validation") if has_labels(labels_of(task.dataset[split])))
     dataset = task.dataset[split]
+    max_length = min(max_length, tokenizer.model_max_length)
     return Texts(dataset, labels_of(dataset).astype(float), task.metrics[0], tokenizer, max_length)
 
 
@@ -123,7 +133,6 @@ def time_blocks(
     def warm_up(model: Answers) -> None:
         for block in blocks[:NUM_WARMUP]:
             model.answer(block[: 2 * BATCH_SIZE])
-        model.num_tokens = 0
 
     outcomes = {key: unless_out_of_memory(partial(warm_up, model)) for key, model in answers.items()}
     failed = {key: outcome for key, outcome in outcomes.items() if outcome is not None}

@@ -1,7 +1,7 @@
 """Peak memory of one model; run as a program, in a process that has done nothing else.
 
-On the CPU it is the growth of the resident set, from before loading to its high-water mark; on a GPU it is the peak
-of torch's allocator.
+It is the growth from before loading to the high-water mark: on the CPU of the resident set, on a GPU of what torch's
+allocator has given out.
 """
 
 import sys
@@ -16,19 +16,22 @@ def main(folder: str, batch_size: int, sequence_length: int, device: str, num_th
 
     torch.set_num_threads(num_threads)
     transformers.utils.logging.disable_progress_bar()
-    # Libraries and torch's threads and buffers are not the model's: they are loaded before the first reading.
+    # Libraries and torch's threads and buffers are not the model's: they are there before the first reading.
     model_class = getattr(transformers, transformers.AutoConfig.from_pretrained(folder).architectures[0])
-    torch.nn.functional.linear(torch.ones(512, 512), torch.ones(512, 512))
+    square = torch.ones(512, 512, device=device)
+    for bias in (None, square[0]):  # on a GPU, each has a workspace of its own, and a large one
+        torch.nn.functional.linear(square, square, bias)
+    is_gpu = device.startswith("cuda")
     input_ids = torch.ones((batch_size, sequence_length), dtype=torch.long, device=device)
     forget_peak()
-    before = psutil.Process().memory_info().rss
+    before = torch.cuda.memory_allocated() if is_gpu else psutil.Process().memory_info().rss
     model = model_class.from_pretrained(folder, dtype=torch.float32).to(device).eval()
     with torch.inference_mode():
         # Weights are mapped from the file, and resident once they are read: all are, after enough different texts.
         for weight in model.parameters():
             weight.sum()
         model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
-    print(torch.cuda.max_memory_allocated() if device.startswith("cuda") else peak_resident_bytes() - before)
+    print((torch.cuda.max_memory_allocated() if is_gpu else peak_resident_bytes()) - before)
 
 
 def forget_peak() -> None:

@@ -108,7 +108,7 @@ def test_end_to_end(
         "metric": texts.metric,
         "num_examples": num_texts,
         "examples_per_s": num_texts / seconds.sum(),
-        "tokens_per_s": answered.num_tokens / seconds.sum(),
+        "tokens_per_s": texts.num_tokens / seconds.sum(),
         "score": compute_scores(texts.metric, answered.predictions, texts.labels),
         **agreement,
         "joules_per_example": sum(answered.energy_j) / num_texts if answered.energy_j else None,

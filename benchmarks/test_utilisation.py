@@ -17,6 +17,7 @@ from benchmarks.replay import measured_times, replay, skip_not_run
 from benchmarks.subjects import MINILM
 from benchmarks.timing import NotRun, unless_out_of_memory
 from benchmarks.utilisation import Steps, matmul_ceiling
+from mixkd.gpus import device_name
 
 pytestmark = measured_times
 
@@ -56,7 +57,7 @@ def test_utilisation(
         "kind": "training", "model": f"{recipe}, {student.teacher}", "num_layers": student.layers,
         "batch_size": student.batch, "sequence_length": student.length, "num_threads": session.num_threads,
         "dtype": "bfloat16",
-        "device": torch.cuda.get_device_name(session.device) if is_gpu else session.device.type,
+        "device": device_name(session.device),
     }  # fmt: skip
     if isinstance(ceiling, NotRun):
         skip_not_run(benchmark, ceiling.reason)

@@ -91,7 +91,7 @@ class Steps:
         args = TrainingArguments(
             output_dir=str(folder), per_device_train_batch_size=batch_size, bf16=bf16, use_cpu=device.type == "cpu",
             dataloader_pin_memory=device.type == "cuda", logging_strategy="no", save_strategy="no", report_to="none",
-            disable_tqdm=True,
+            disable_tqdm=True, logging_nan_inf_filter=False,
         )  # fmt: skip
         student = build_student(teacher, num_layers)
         if device.type == "cpu":  # as `mixkd train` does it

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 from torch.export import Dim
 from transformers import PreTrainedModel
 
@@ -79,9 +80,14 @@ def _bfloat16(model: PreTrainedModel, device: torch.device) -> Runnable:
     return _as_it_is(model.to(torch.bfloat16), device)
 
 
-def _compiled(model: PreTrainedModel, device: torch.device) -> Runnable:
+def _compiled(model: PreTrainedModel, device: torch.device) -> Runnable | NotRun:
     whole = _as_it_is(model, device)
-    return _torch(torch.compile(model, dynamic=True), device, whole.size_bytes)
+    compiled = _torch(torch.compile(model, dynamic=True), device, whole.size_bytes)
+    try:
+        compiled.predict({name: tensor.to(device) for name, tensor in _example().items()})  # asks the compiler
+    except TorchDynamoException as error:
+        return NotRun(f"torch.compile cannot compile it here: {str(error).strip().splitlines()[0]}")
+    return compiled
 
 
 def _int8(model: PreTrainedModel, device: torch.device) -> Runnable | NotRun:
@@ -120,11 +126,7 @@ def _onnx_runtime(model: PreTrainedModel, device: torch.device, is_int8: bool) -
     is_gpu = device.type == "cuda"
     if is_gpu and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return NotRun("this build of ONNX Runtime has no CUDA: pip install onnxruntime-gpu")
-    # A dimension of one would be taken for a constant, so two texts; one is shorter, or there would be no mask.
-    batch = {
-        "input_ids": torch.ones((2, 8), dtype=torch.long),
-        "attention_mask": torch.tensor([[1] * 8, [1] * 5 + [0] * 3]),
-    }
+    batch = _example()
     config = OnnxConfig(
         dynamic=True,
         dynamic_shapes={name: {0: Dim.DYNAMIC, 1: Dim.DYNAMIC} for name in batch},
@@ -140,6 +142,8 @@ def _onnx_runtime(model: PreTrainedModel, device: torch.device, is_int8: bool) -
         size_bytes = sum(path.stat().st_size for path in Path(folder).glob("*.onnx*"))
         provider = "CUDAExecutionProvider" if is_gpu else "CPUExecutionProvider"
         session = onnxruntime.InferenceSession(str(Path(folder) / "model.onnx"), options, providers=[provider])
+    if provider not in session.get_providers():  # it goes on without
+        return NotRun("ONNX Runtime finds no CUDA that it can use")
     names = [spec.name for spec in session.get_inputs()]
 
     def predict(batch: Mapping[str, Tensor]) -> Tensor:
@@ -147,6 +151,12 @@ def _onnx_runtime(model: PreTrainedModel, device: torch.device, is_int8: bool) -
         return torch.from_numpy(session.run(["logits"], feed)[0])
 
     return Runnable(predict, size_bytes)
+
+
+def _example() -> dict[str, Tensor]:
+    """Two texts, as a dimension of one would be taken for a constant; one is shorter, or there would be no mask."""
+    input_ids, attention_mask = torch.ones((2, 8), dtype=torch.long), torch.tensor([[1] * 8, [1] * 5 + [0] * 3])
+    return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
 def _torch(model: Callable[..., object], device: torch.device, size_bytes: int | None) -> Runnable:

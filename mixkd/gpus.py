@@ -46,6 +46,14 @@ def visible_gpus() -> list[str]:
     return list(itertools.takewhile(lambda name: name and not name.startswith("-"), names))
 
 
+def device_name(device: "torch.device") -> str:
+    """Name of a device: of a GPU what its driver tells, otherwise its type, such as "cpu"."""
+    import torch
+
+    is_gpu = device.type == "cuda" and torch.cuda.is_available()
+    return torch.cuda.get_device_name(device) if is_gpu else device.type
+
+
 def gpu_name() -> str | None:
     """Name of the first GPU, if the driver tells it; asked of torch, it would initialise CUDA."""
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]

@@ -23,11 +23,6 @@ _KEYBOARD = dict(
 )  # fmt: skip
 
 
-def word_dropout(texts: Sequence[str], rate: float, rng: np.random.Generator) -> list[str]:
-    """Texts in which each word is missing with probability `rate`; see `drop_words`."""
-    return _each(drop_words, texts, rate, rng)
-
-
 def typos(texts: Sequence[str], rate: float, rng: np.random.Generator) -> list[str]:
     """Texts in which each word of two letters or more is mistyped, once, with probability `rate`.
 

@@ -53,7 +53,6 @@ def predict_states(
     return predict(model, dataset, states, device, batch_size)
 
 
-@torch.inference_mode()
 def predict(
     model: PreTrainedModel,
     dataset: Dataset,
@@ -72,7 +71,7 @@ def predict(
     """
     device = torch.device(device) if device is not None else model.device
     was_training = model.training
-    model.to(device).eval()
+    model.to(device).eval()  # not in inference mode: what is moved to a GPU there can never be trained
     columns = [name for name in model_columns(model) if name in dataset.column_names]
     examples = dataset.select_columns(columns)
     order = np.argsort([len(ids) for ids in dataset["input_ids"]], kind="stable")
@@ -80,7 +79,8 @@ def predict(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = pad_texts([examples[int(row)] for row in rows], model.config.pad_token_id or 0)
-        part = answer({name: tensor.to(device) for name, tensor in batch.items()}).float().cpu().numpy()
+        with torch.inference_mode():
+            part = answer({name: tensor.to(device) for name, tensor in batch.items()}).float().cpu().numpy()
         if answers is None:
             answers = np.empty((len(dataset), *part.shape[1:]), dtype=np.float32)
         answers[rows] = part

@@ -26,6 +26,7 @@ from mixkd.evaluate import Logits, Part, evaluate, predict
 from mixkd.examples import RunExamples, load_examples
 from mixkd.experiment import Experiment
 from mixkd.forward import first_token_only
+from mixkd.gpus import device_name
 from mixkd.interpolation import interpolation
 from mixkd.losses import label_loss
 from mixkd.metrics import compute_scores
@@ -84,7 +85,7 @@ def train_and_record(
         run_id=run_id,
         experiment=pinned.identity(),
         provenance=evidence.provenance(
-            device=_device_name(args.device),
+            device=device_name(args.device),
             num_threads=torch.get_num_threads(),
             seeds={"init_seed": experiment.init_seed, "data_seed": experiment.data_seed},
             started_at=started_at,
@@ -287,7 +288,3 @@ def _history_by_epoch(log: list[dict[str, Any]]) -> list[dict[str, float]]:
             "validation_loss": float(entry["eval_label_loss"]),
         }
     return list(history.values())
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

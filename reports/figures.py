@@ -19,7 +19,7 @@ from reports.evidence import Evidence
 
 _Room = Callable[[Evidence], Iterable[Figure]]
 
-#: Two halves, which take as long.
+#: Two halves that take equally long.
 _THEIRS = (setting_figures.build, simulation_figures.build)
 _OURS = (
     over_n_figures.build, bound_figures.build, training_figures.build, path_figures.build, benchmark_figures.build,

@@ -40,7 +40,7 @@ def matched(
     runs = runs.loc[runs[compared].isin(names), _columns([*keys, compared], measure)].dropna(subset=[*keys, measure])
     runs = runs.assign(is_repeat=runs["repeat"] != "")
     columns = [runs[name].tolist() for name in (*keys, "machine", compared, measure, "is_repeat", "teacher_test_score")]
-    kinds: dict[tuple[Any, ...], _Kinds] = {}  # pandas takes five times as long, and the report asks sixty times
+    kinds: dict[tuple[Any, ...], _Kinds] = {}  # pandas takes twice as long, and the report asks sixty times
     for *key, machine, side, value, is_repeat, teacher in zip(*columns, strict=True):
         of_kind = kinds.setdefault(tuple(key), {}).setdefault((machine, side), [])
         of_kind.append((value, is_repeat, teacher))

@@ -18,6 +18,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads only cost
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.pop("PYTEST_XDIST_WORKER", None)  # the benchmarks that a test starts are no worker's, and are to be timed
 
+
+def pytest_configure(config):
+    """Where there is a GPU, only tests marked `gpu` have it: the others compare bits that only a CPU repeats."""
+    marks = config.getoption("markexpr")
+    if marks and "gpu" not in marks.replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 CORPORA = {"movieReviewSnippets": 300, "amazonReviewSnippets": 60, "nytEditorialSnippets": 60, "tweets": 60}
 
 

@@ -121,7 +121,7 @@ class StepTeacher:
 
     def __call__(self, inputs: Array) -> Array:
         """Labels of inputs, shape (..., d) -> (...)."""
-        labels: Array = array_namespace(inputs).where(inputs[..., 0] > 0, 1.0, 0.0)
+        labels: Array = array_namespace(inputs).astype(inputs[..., 0] > 0, inputs.dtype)
         return labels
 
 

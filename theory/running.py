@@ -90,7 +90,14 @@ def run_cell(cell: Cell, store: Store, force: bool = False, device: str | None =
             with atomic_path(path) as temporary:
                 frame.to_parquet(temporary)
             seeds = {"master_seed": cell.master_seed}
-            store.save_cell(
-                identity, provenance(device=device or "cpu", num_threads=1, seeds=seeds, started_at=started_at)
-            )
+            told = provenance(device=_device_name(device), num_threads=1, seeds=seeds, started_at=started_at)
+            store.save_cell(identity, told)
     return cell
+
+
+def _device_name(device: str | None) -> str:
+    if device is None or device.startswith("cpu"):
+        return "cpu"
+    import torch
+
+    return torch.cuda.get_device_name(device)

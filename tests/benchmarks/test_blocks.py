@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import end_to_end
 from benchmarks.end_to_end import NUM_BLOCKS, Answers, load_texts, time_blocks
 from benchmarks.energy import EnergyMeter
 from benchmarks.timing import NotRun
@@ -36,14 +37,17 @@ def test_all_texts_are_answered_once_in_their_order(texts, tmp_path):
     encoded = texts.tokenizer(list(texts.dataset["text"]), truncation=True, max_length=16)
     expected = [len(ids) for ids in encoded["input_ids"]]
     for model in models.values():
-        assert model.logits[:, 0].tolist() == expected and model.num_tokens == sum(expected)
+        assert model.logits[:, 0].tolist() == expected and texts.num_tokens == sum(expected)
         assert len(model.seconds) == NUM_BLOCKS and not model.energy_j and (model.predictions == 0).all()
     assert told == pytest.approx(np.arange(1, NUM_BLOCKS + 1) / NUM_BLOCKS)
     firsts = Counter(order[-2 * NUM_BLOCKS :: 2])
     assert len(firsts) == 2  # neither is always the first
 
 
-def test_energy_is_that_of_each_block(texts):
+@pytest.mark.parametrize("least_s", [0.0, 0.02])
+def test_energy_is_that_of_each_block_which_is_answered_again_until_a_counter_has_gone_on(texts, least_s, monkeypatch):
+    monkeypatch.setattr(end_to_end, "LEAST_ENERGY_S", least_s)
+
     class Meter:
         total = 0.0
 
@@ -51,9 +55,11 @@ def test_energy_is_that_of_each_block(texts):
             self.total += 1.5
             return self.total
 
-    model = Answers(texts, Runnable(length_of, None), CPU)
+    asked = []
+    model = Answers(texts, Runnable(lambda batch: asked.append(batch) or length_of(batch), None), CPU)
     model.answer_block([0, 1, 2], Meter())
-    assert model.energy_j == [1.5]
+    assert model.energy_j == [1.5 / len(asked)] and len(model.seconds) == len(model.logits) / 3 == 1
+    assert (len(asked) > 1) == (least_s > 0)
 
 
 def test_a_regression_answers_with_its_number(texts):

@@ -198,8 +198,10 @@ def test_every_way_to_run_a_model_is_scored_and_held_against_the_teacher(answere
 
 
 @pytest.mark.gpu
-def test_on_a_gpu(tmp_path, tiny_store):
-    output, _ = run_benchmarks(tmp_path, tiny_store.root, "--budget=1", "--device=cuda")
+def test_on_a_gpu(tmp_path, tiny_store, vader_folder):
+    options = ("--budget=1", "--device=cuda", f"--data-dir={vader_folder}")
+    output, _ = run_benchmarks(tmp_path, tiny_store.root, *options)
     cases = by_name(output)
     assert cases["test_latency[student-2-32-32]"]["extra_info"]["p50_s"] > 0
     assert cases["test_size[teacher-4]"]["extra_info"]["peak_memory_bytes"] > 0
+    assert cases["test_end_to_end[teacher-4-bfloat16]"]["extra_info"]["examples_per_s"] > 0

@@ -4,6 +4,7 @@ import builtins
 
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 from transformers import AutoModelForSequenceClassification
 
 from benchmarks.timing import NotRun
@@ -75,3 +76,12 @@ def test_what_cannot_run_says_why(folder, monkeypatch):
 def test_a_compiled_model_is_the_same_model(folder, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model, **_: model)
     assert isinstance(prepare("compiled", folder, CPU), Runnable)
+
+
+def test_without_a_compiler_there_is_no_compiled_model(folder, monkeypatch):
+    def fail(**batch):
+        raise TorchDynamoException("InvalidCxxCompiler: no working C++ compiler\nin ...")
+
+    monkeypatch.setattr(torch, "compile", lambda model, **_: fail)
+    expected = NotRun("torch.compile cannot compile it here: InvalidCxxCompiler: no working C++ compiler")
+    assert prepare("compiled", folder, CPU) == expected

@@ -23,6 +23,14 @@ def test_predictions_keep_the_order_of_the_data(tokenizer, batch_size):
     np.testing.assert_allclose(logits, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.gpu
+def test_a_model_that_was_asked_on_a_gpu_can_still_be_trained():
+    model = tiny_classifier("bert", 2)
+    predict_logits(model, make_dataset(3), "cuda")
+    model(torch.tensor([[2, 5, 3]], device="cuda")).logits.sum().backward()
+    assert all(weight.grad is not None and weight.is_cuda for weight in model.classifier.parameters())
+
+
 EXPECTED_COLUMNS = {
     "bert": ("input_ids", "token_type_ids", "attention_mask"),
     "roberta": ("input_ids", "token_type_ids", "attention_mask"),

@@ -140,7 +140,7 @@ BLOCK = "name: a\ndescription: b\nexperiments:\n"
         (BLOCK + "- {recipe: mixkd}", "no recipe 'mixkd'"),
         (BLOCK + "- {recipe: [ft, kd], student_layers: 2, kd_weight: 1.0}", "recipe ft has no kd term"),
         (BLOCK + "- {task: vader-movies}", "there is no task 'vader-movies': choose one of vader-movie"),
-        (BLOCK + "- {recipee: ft}", "recipee: Extra inputs"),
+        (BLOCK + "- {recipee: ft}", "there is no field 'recipee': choose of .*recipe,.* seed"),
         (BLOCK + "- {recipe: ft, train_fraction: [0.5, 2]}", "train_fraction: Input should be less"),
         (BLOCK + "- {recipe: []}", "recipe"),
         (BLOCK + "- {}\njobs: 3", "jobs: Extra inputs"),

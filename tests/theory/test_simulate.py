@@ -151,7 +151,7 @@ def test_replicates_are_independent():
     "changes",
     [{"arm": "S3", "m": 30}, {"world": "W4", "arm": "S3", "n": 10, "m": 30}, {"world": "W5", "n": 7},
      {"world": "W3", "arm": "jitter", "n": 6, "m": 6}, {"world": "W6", "arm": "label-mixup", "n": 5, "m": 20},
-     {"world": "phase manifold c=2 cosines", "n": 10}],
+     {"world": "phase manifold c=2 cosines", "n": 10}, {"world": "coin", "n": 8}],
     ids=str,
 )  # fmt: skip
 def test_torch_gives_the_numbers_of_numpy(changes):
