@@ -2,8 +2,9 @@
 
 import gc
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextlib import contextmanager
+from dataclasses import replace
 
 from reports import (
     benchmark_figures,
@@ -19,27 +20,31 @@ from reports.evidence import Evidence
 
 _Room = Callable[[Evidence], Iterable[Figure]]
 
-#: Two halves that take equally long.
-_THEIRS = (setting_figures.build, simulation_figures.build)
-_OURS = (
-    over_n_figures.build, bound_figures.build, training_figures.build, path_figures.build, benchmark_figures.build,
-)  # fmt: skip
+#: Figures of runs and benchmarks, and those of cells. The former take somewhat longer, but have a head start.
+_OF_RUNS = (training_figures.build, setting_figures.build, path_figures.build, benchmark_figures.build)
+_OF_CELLS = (over_n_figures.build, bound_figures.build, simulation_figures.build)
 
 
-def build(evidence: Evidence, helper: Executor | None = None) -> list[Figure]:
+def begin(evidence: Evidence, helper: Executor | None) -> Future[list[Figure]] | None:
+    """Have another process draw the figures of runs and benchmarks; it is not sent the cells, which are thousands."""
+    try:
+        return None if helper is None else helper.submit(_draw, replace(evidence, cells={}), _OF_RUNS)
+    except BrokenExecutor:
+        return None
+
+
+def build(evidence: Evidence, begun: Future[list[Figure]] | None = None) -> list[Figure]:
     """Every figure that the evidence allows.
 
     Args:
         evidence: What is drawn.
-        helper: Another process, which draws half of them, see `reports.helper`.
+        begun: What `begin` gave, if another process draws some of them.
     """
-    if helper is None:
-        return _draw(evidence, (*_OURS, *_THEIRS))
+    drawn = _draw(evidence, _OF_CELLS)
     try:
-        theirs = helper.submit(_draw, evidence, _THEIRS)
-        return [*_draw(evidence, _OURS), *theirs.result()]
+        return drawn + (begun.result() if begun else _draw(evidence, _OF_RUNS))
     except BrokenExecutor:  # it was killed, as the system does when memory runs out
-        return build(evidence)
+        return drawn + _draw(evidence, _OF_RUNS)
 
 
 def _draw(evidence: Evidence, rooms: Iterable[_Room]) -> list[Figure]:

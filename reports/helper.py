@@ -1,4 +1,4 @@
-"""The report by two processes, as drawing is most of what it takes: a helper draws half of the figures."""
+"""The report by two processes, as drawing is most of what it takes: a helper draws some of the figures."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def build(
         studies: The registered cells behind the claims; None: all that there are.
         baseline: Another store; what changed since then stands at the top.
         packed: Whether the tables go into one small archive, in place of a folder.
-        helper: Draws half of the figures, see `reports.helper`.
+        helper: Draws some of the figures, see `reports.helper`.
 
     Raises:
         UserError: If the folder cannot be written, or there is no baseline.
@@ -127,9 +127,10 @@ def build(
     started_at = now()
     studies = registered_studies() if studies is None else studies
     evidence = load(store, studies)
+    begun = figures.begin(evidence, helper)
     judged = judge_all(evidence)
     changed = None if baseline is None else _changes_since(baseline, studies, evidence, judged)
-    drawn = figures.build(evidence, helper)
+    drawn = figures.build(evidence, begun)
     counts = Counter(item.verdict.verdict for item in judged)
     folder = store.root if output is None else output
     built = Built(
