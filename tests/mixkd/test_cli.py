@@ -188,8 +188,10 @@ def test_real_inputs_are_exported_once(tmp_path, monkeypatch):
 
 
 WORKERS = """
-import os, sys, time, joblib
+import os, signal, sys, time, joblib
 from mixkd import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts behind its back ignores it
 
 def work(number):
     print(os.getpid(), flush=True)
