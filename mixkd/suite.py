@@ -42,6 +42,7 @@ class Suite(BaseModel):
         if not blocks:
             raise ValueError("a suite needs at least one block of experiments")
         fields = [*Experiment.model_fields, "seed"]
+        of_users = [name for name in fields if not name.endswith("_fingerprint")]
         for block in blocks:
             for key, value in block.items():
                 if value == []:
@@ -53,7 +54,7 @@ class Suite(BaseModel):
                     raise ValueError(f"{key} go together; give a list of lists, each with a value for every one")
             names = [name for key in block for name in _names(key)]
             for name in (name for name in names if name not in fields):
-                raise ValueError(f"there is no field {name!r}: choose of {', '.join(fields)}")
+                raise ValueError(f"there is no field {name!r}: choose of {', '.join(of_users)}")
             for name in (name for name in names if names.count(name) > 1):
                 raise ValueError(f"{name} is given twice in one block; leave one out")
         return blocks

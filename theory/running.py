@@ -96,8 +96,8 @@ def run_cell(cell: Cell, store: Store, force: bool = False, device: str | None =
 
 
 def _device_name(device: str | None) -> str:
-    if device is None or device.startswith("cpu"):
-        return "cpu"
+    if device is None or not device.startswith("cuda"):
+        return device or "cpu"
     import torch
 
     return torch.cuda.get_device_name(device)

@@ -1,6 +1,8 @@
 """Texts are answered block by block, all of them by all models, in the order of the texts."""
 
+import itertools
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,9 +46,10 @@ def test_all_texts_are_answered_once_in_their_order(texts, tmp_path):
     assert len(firsts) == 2  # neither is always the first
 
 
-@pytest.mark.parametrize("least_s", [0.0, 0.02])
-def test_energy_is_that_of_each_block_which_is_answered_again_until_a_counter_has_gone_on(texts, least_s, monkeypatch):
-    monkeypatch.setattr(end_to_end, "LEAST_ENERGY_S", least_s)
+@pytest.mark.parametrize(("tick_s", "num_times"), [(1.0, 1), (0.5, 1), (0.25, 3), (0.125, 7)])
+def test_a_block_is_answered_until_its_energy_can_be_read(texts, tick_s, num_times, monkeypatch):
+    """By a clock that goes on by a tick whenever it is looked at: twice for the time, then once for every answer."""
+    monkeypatch.setattr(end_to_end, "time", SimpleNamespace(perf_counter=itertools.count(0, tick_s).__next__))
 
     class Meter:
         total = 0.0
@@ -58,8 +61,8 @@ def test_energy_is_that_of_each_block_which_is_answered_again_until_a_counter_ha
     asked = []
     model = Answers(texts, Runnable(lambda batch: asked.append(batch) or length_of(batch), None), CPU)
     model.answer_block([0, 1, 2], Meter())
-    assert model.energy_j == [1.5 / len(asked)] and len(model.seconds) == len(model.logits) / 3 == 1
-    assert (len(asked) > 1) == (least_s > 0)
+    assert len(asked) == num_times and model.energy_j == [1.5 / num_times]
+    assert model.seconds == [tick_s] and len(model.logits) == 3
 
 
 def test_a_regression_answers_with_its_number(texts):
