@@ -8,6 +8,7 @@ fastest square matrix product that the same device does in the same precision.
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from transformers import (
 from benchmarks.size import FLOPS_OF_KERNELS
 from benchmarks.timing import Measure, measure_on
 from mixkd.cpu import use_cheap_dropout
-from mixkd.forward import first_token_only
+from mixkd.forward import compiled, first_token_only
 from mixkd.models import build_student
 from mixkd.recipes import recipe
 from mixkd.trainer import DistillationTrainer
@@ -62,6 +63,7 @@ class Steps:
         device: Where it runs.
         folder: For what Trainer writes.
         bf16: Whether in bfloat16 (autocast for the student, bfloat16 weights for the teacher).
+        torch_compile: Whether what is timed is compiled by torch.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Steps:
         device: torch.device,
         folder: Path,
         bf16: bool = True,
+        torch_compile: bool = False,
     ):
         set_seed(0)
         teacher = BertForSequenceClassification(config).eval()
@@ -97,6 +100,7 @@ class Steps:
         if device.type == "cpu":  # as `mixkd train` does it
             use_cheap_dropout(student)
             teacher.set_attn_implementation("eager")
+        self._compiling = compiled if torch_compile else nullcontext
         self._clock = _StepClock(device)
         self._trainer = DistillationTrainer(
             student,
@@ -112,7 +116,8 @@ class Steps:
 
     def seconds(self, num_steps: int) -> list[float]:
         """Train for some steps, after a few that warm up; seconds of each."""
-        self._run(NUM_WARMUP_STEPS + num_steps)
+        with self._compiling(self._trainer.model), self._compiling(self._trainer.teacher):
+            self._run(NUM_WARMUP_STEPS + num_steps)
         return self._clock.seconds()[-num_steps:]
 
     def count_flops(self) -> int:

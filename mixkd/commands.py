@@ -53,6 +53,7 @@ def train(
     data_dir: str | None = None,
     device: str | None = None,
     gradient_accumulation_steps: PositiveInt = 1,
+    torch_compile: bool = False,
     report_to: str = "none",
     force: bool = False,
 ) -> None:
@@ -64,6 +65,7 @@ def train(
         data_dir: Folder with the task's files, in place of the pinned assets.
         device: cpu or cuda; by default CUDA if there is one.
         gradient_accumulation_steps: Micro-batches that add up to batch_size.
+        torch_compile: Let torch compile student and teacher, which takes some minutes: for long trainings on a GPU.
         report_to: Where Trainer's integrations send the course of the training: tensorboard, wandb, trackio, ...
         force: Compute again, and overwrite, what is there.
     """
@@ -72,13 +74,12 @@ def train(
 
     quiet_libraries()
     options = {"data_dir": data_dir, "device": device, "report_to": report_to, "force": force}
-    options["gradient_accumulation_steps"] = gradient_accumulation_steps
+    options |= {"gradient_accumulation_steps": gradient_accumulation_steps, "torch_compile": torch_compile}
     with Progress(1.0, experiment.label()) as progress:
         record = run(experiment, output, report=progress.update, **options)
     leave_process_group()
     if is_first_process():
-        print(json.dumps(record.measurements, indent=1))
-        print(f"Model: {Store(output).model_dir(record.run_id)}")
+        print(json.dumps(record.measurements, indent=1), f"Model: {Store(output).model_dir(record.run_id)}", sep="\n")
 
 
 def predict(
@@ -215,8 +216,7 @@ def bench(pytest_options: Sequence[str] = (), output: str = "results") -> None:
     """
     from mixkd.bench import run_benchmarks
 
-    kept = run_benchmarks(pytest_options, Store(output))
-    _say(f"benchmarks: {kept}")
+    _say(f"benchmarks: {run_benchmarks(pytest_options, Store(output))}")
 
 
 def report(output: str = "results", baseline: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""One forward over originals and mixed examples, mixed in words or inside the network; the last layer made cheap."""
+"""One forward over originals and mixed examples, mixed in words or inside the network; made cheap, or compiled."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -12,6 +12,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from mixkd.mixup import mix_embeddings, mix_masks, mix_token_types
 from mixkd.models import model_columns, transformer_layers
 from mixkd.recipes import Level
+from mixkd.store import UserError
 
 
 def mixed_inputs(
@@ -99,3 +100,28 @@ def first_token_only(model: PreTrainedModel | None) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def compiled(model: PreTrainedModel | None) -> Iterator[None]:
+    """Within this context a model's forward is compiled by torch, which fuses what lies between the matrix products.
+
+    It draws the random numbers that it draws uncompiled. Hooks must be set before: torch does not see them come or go.
+    None stays as it is.
+
+    Raises:
+        UserError: If there is no compiler here that it can use.
+    """
+    if model is None:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException  # takes a second
+
+    model.compile(dynamic=True, options={"fallback_random": True})
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"torch cannot compile the model here: {reason}. Leave torch_compile out.") from error
+    finally:
+        model._compiled_call_impl = None  # torch has no public way back

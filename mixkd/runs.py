@@ -29,6 +29,7 @@ class Options(NamedTuple):
         data_dir: Folder with the task's files, in place of the pinned asset or the hub.
         device: "cpu" or "cuda"; None: CUDA if there is one.
         gradient_accumulation_steps: Micro-batches per optimizer step; `batch_size` is what they add up to.
+        torch_compile: Whether torch compiles student and teacher for the training: for long ones on a GPU.
         report_to: Trainer's integrations that follow the training, such as "tensorboard"; "none" for none.
         keep_model: Whether a student's model stays in the store after it has been measured; a teacher's does.
     """
@@ -36,6 +37,7 @@ class Options(NamedTuple):
     data_dir: str | Path | None = None
     device: str | None = None
     gradient_accumulation_steps: int = 1
+    torch_compile: bool = False
     report_to: str = "none"
     keep_model: bool = True
 
@@ -114,6 +116,9 @@ def _run(
     with store.lock(run_id) if is_first_process() else nullcontext():
         if record := finished():  # by another process, while this one waited
             return record
+        from mixkd.training import check, train_and_record
+
+        check(experiment, where)
         teacher_run, start = None, 0.0
         if experiment.is_student:
 
@@ -122,14 +127,10 @@ def _run(
                 start = 0.5  # half the work, if it has to be trained
                 report(start * share, f"teacher, {message}")
 
-            from mixkd.training import check
-
-            check(experiment, where)
             options = {**options, "gradient_accumulation_steps": 1}
             teacher = _run(experiment.teacher_experiment(), store, False, report_teacher, options, needs_model=True)
             check_teacher(teacher, load_task(experiment.task, where.data_dir))
             teacher_run = teacher.run_id
-        from mixkd.training import train_and_record
 
         def report_rest(share: float, message: str) -> None:
             report(start + (1 - start) * share, message)

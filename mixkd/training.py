@@ -2,6 +2,8 @@
 
 import math
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from mixkd.cpu import use_cheap_dropout
 from mixkd.evaluate import Logits, Part, evaluate, predict
 from mixkd.examples import RunExamples, load_examples
 from mixkd.experiment import Experiment
-from mixkd.forward import first_token_only
+from mixkd.forward import compiled, first_token_only
 from mixkd.gpus import device_name
 from mixkd.interpolation import interpolation
 from mixkd.losses import label_loss
@@ -65,7 +67,7 @@ def train_and_record(
     teacher = (
         None if teacher_run is None else CachedTeacher(store, store.model_dir(teacher_run), label_names, args.device)
     )
-    trainer = _train(experiment, args, examples, teacher, report)
+    trainer = _train(experiment, args, examples, teacher, options, report)
     if trainer.is_world_process_zero():
         with evidence.atomic_path(store.model_dir(run_id)) as folder:
             trainer.model.save_pretrained(folder)
@@ -149,12 +151,14 @@ def _measure(
 
 
 def check(experiment: Experiment, options: Options) -> None:
-    """See that a student has the layers and the batch that it asks for, before its teacher is trained.
+    """See that a model can have the layers, the batch and the compiler it asks for, before a teacher is trained.
 
     Raises:
         UserError: If it cannot have them.
     """
     micro_batch_size(experiment, options)
+    if options.torch_compile and experiment.level != "embeddings":
+        raise UserError(f"torch_compile does not see what is mixed at level {experiment.level}; leave it out.")
     recipe, total = experiment.recipe_object(), load_config(experiment.teacher).num_hidden_layers
     try:
         if experiment.student is None and experiment.student_layers and experiment.init:
@@ -170,6 +174,7 @@ def _train(
     args: TrainingArguments,
     examples: RunExamples,
     teacher: CachedTeacher | None,
+    options: Options,
     report: Report,
 ) -> DistillationTrainer:
     """Build the model and train it."""
@@ -210,7 +215,7 @@ def _train(
     )
     trainer.remove_callback(PrinterCallback)  # progress is reported, and the log is kept in the record
     if experiment.num_epochs:
-        _fit(trainer, experiment)
+        _fit(trainer, experiment, compiled if options.torch_compile else nullcontext)
     use_whole_table(model)
     return trainer
 
@@ -221,10 +226,15 @@ def _validation_measures(metric: str, answers: EvalPrediction) -> dict[str, floa
     return {"score": compute_scores(metric, predict(answers.predictions), answers.label_ids), "label_loss": loss}
 
 
-def _fit(trainer: DistillationTrainer, experiment: Experiment) -> None:
+def _fit(
+    trainer: DistillationTrainer,
+    experiment: Experiment,
+    compiling: Callable[[PreTrainedModel | None], AbstractContextManager[Any]],
+) -> None:
     """Train, from the last checkpoint if there is one."""
+    student, teacher = trainer.model, trainer.teacher
     try:
-        with first_token_only(trainer.model), first_token_only(trainer.teacher):
+        with first_token_only(student), first_token_only(teacher), compiling(student), compiling(teacher):
             trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
     except torch.OutOfMemoryError as error:
         raise UserError(

@@ -43,14 +43,23 @@ def test_every_step_is_timed_after_the_warm_up(tmp_path):
         assert len(seconds) == num_steps and all(0 < second < 10 for second in seconds)
 
 
+def test_only_what_is_timed_is_compiled(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda call, **_: compiled.append(call.__self__) or call)
+    steps = Steps("sm+tmkd", CONFIG, 2, 4, 8, CPU, tmp_path, bf16=False, torch_compile=True)
+    assert steps.count_flops() and not compiled  # the counter does not see into what is compiled
+    assert len(steps.seconds(3)) == 3 and [model.config.num_hidden_layers for model in compiled] == [2, 4]
+
+
 def test_the_ceiling_is_the_fastest_product():
     speeds = [matmul_ceiling(CPU, torch.float32, sizes=[size]) for size in (8, 512)]
     assert speeds[0] < speeds[1] < 1e14
 
 
 @pytest.mark.gpu
-def test_the_share_of_the_ceiling_is_measured_on_a_gpu(tmp_path):
+@pytest.mark.parametrize("torch_compile", [False, True])
+def test_the_share_of_the_ceiling_is_measured_on_a_gpu(tmp_path, torch_compile):
     device = torch.device("cuda")
-    steps = Steps("sm+tmkd", BertConfig(num_labels=2), 3, 32, 128, device, tmp_path)
+    steps = Steps("sm+tmkd", BertConfig(num_labels=2), 3, 32, 128, device, tmp_path, torch_compile=torch_compile)
     flops, seconds = steps.count_flops(), steps.seconds(10)
     assert 0 < flops / min(seconds) < matmul_ceiling(device, torch.bfloat16)
