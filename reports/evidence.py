@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from pyarrow import parquet
+from pyarrow import BufferReader, parquet
 from pydantic import BaseModel, ValidationError
 
 from mixkd.store import CellRecord, Problem, Record, Store, canonical_json, first_error
@@ -248,7 +248,8 @@ def _cells(
             continue
         path = store.cell_data_path(record.cell_id)
         try:
-            with parquet.ParquetFile(path) as file:  # hundreds of small files: threads, as pandas asks for, cost more
+            # Of thousands of small files, pyarrow's own way to open one, and its threads, would cost more than the rest.
+            with parquet.ParquetFile(BufferReader(path.read_bytes())) as file:
                 table = file.read(use_threads=False)
             index = pd.Index(table["replicate"].to_numpy(), name="replicate")
             names = np.array([name for name in table.column_names if name != "replicate"])
