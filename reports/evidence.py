@@ -248,7 +248,7 @@ def _cells(
             continue
         path = store.cell_data_path(record.cell_id)
         try:
-            # Of thousands of small files, pyarrow's own way to open one, and its threads, would cost more than the rest.
+            # For thousands of small files, pyarrow's own way to open one, and its threads, cost more than the rest.
             with parquet.ParquetFile(BufferReader(path.read_bytes())) as file:
                 table = file.read(use_threads=False)
             index = pd.Index(table["replicate"].to_numpy(), name="replicate")
