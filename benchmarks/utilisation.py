@@ -1,20 +1,22 @@
 """How much of what a device's matrix products allow a training step uses.
 
 The operations of a step are those that torch counts while it runs: forward and backward of the student, forward of the
-teacher on mixed texts, matrix products only. What is left out of the last layer is not counted. The ceiling is the
+teacher on mixed texts, matrix products only. What is left out of the last layer is not counted, nor what a backward
+pass computes again. The ceiling is the
 fastest square matrix product that the same device does in the same precision.
 """
 
 import statistics
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     BertConfig,
@@ -27,6 +29,7 @@ from transformers import (
 
 from benchmarks.size import FLOPS_OF_KERNELS
 from benchmarks.timing import Measure, measure_on
+from benchmarks.variants import VARIANTS, check_answer
 from mixkd.cpu import use_cheap_dropout
 from mixkd.forward import compiled, first_token_only
 from mixkd.models import build_student
@@ -37,6 +40,8 @@ from mixkd.trainer import DistillationTrainer
 SIZES = {"cuda": (4096, 8192, 16384), "cpu": (1024, 2048, 4096)}
 NUM_ROUNDS = 20
 NUM_WARMUP_STEPS = 5
+#: Texts whose logits are checked.
+NUM_CHECKED = 16
 
 
 def matmul_ceiling(device: torch.device, dtype: torch.dtype, sizes: Sequence[int] = ()) -> float:
@@ -100,7 +105,7 @@ class Steps:
         if device.type == "cpu":  # as `mixkd train` does it
             use_cheap_dropout(student)
             teacher.set_attn_implementation("eager")
-        self._compiling = compiled if torch_compile else nullcontext
+        self._torch_compile = torch_compile
         self._clock = _StepClock(device)
         self._trainer = DistillationTrainer(
             student,
@@ -115,10 +120,28 @@ class Steps:
         self._trainer.remove_callback(PrinterCallback)
 
     def seconds(self, num_steps: int) -> list[float]:
-        """Train for some steps, after a few that warm up; seconds of each."""
-        with self._compiling(self._trainer.model), self._compiling(self._trainer.teacher):
+        """Train for some steps, after a few that warm up; seconds of each.
+
+        Raises:
+            AssertionError: If nothing was compiled that should be, or the student's logits, computed as while it is
+                trained, are not those of plain float32.
+        """
+        models = (self._trainer.model, self._trainer.teacher) if self._torch_compile else ()
+        num_graphs = counters["stats"]["unique_graphs"]
+        with compiled(*models):
             self._run(NUM_WARMUP_STEPS + num_steps)
+            with first_token_only(self._trainer.model), self._trainer.compute_loss_context_manager():
+                logits = self._logits()
+        assert not models or counters["stats"]["unique_graphs"] > num_graphs, "nothing was compiled"
+        check_answer(logits, self._logits(), VARIANTS["bfloat16"].tolerance)
         return self._clock.seconds()[-num_steps:]
+
+    @torch.no_grad()
+    def _logits(self) -> Tensor:
+        """The student's, of a few texts, without dropout, shape (NUM_CHECKED, num_classes)."""
+        batch = self._trainer.data_collator([self._trainer.train_dataset[row] for row in range(NUM_CHECKED)])
+        student = self._trainer.model.eval()
+        return student(**{name: batch[name].to(student.device) for name in ("input_ids", "attention_mask")}).logits
 
     def count_flops(self) -> int:
         """Operations of a step."""

@@ -1,5 +1,6 @@
 """One forward over originals and mixed examples, mixed in words or inside the network; made cheap, or compiled."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from mixkd.mixup import mix_embeddings, mix_masks, mix_token_types
 from mixkd.models import model_columns, transformer_layers
@@ -103,25 +105,42 @@ def first_token_only(model: PreTrainedModel | None) -> Iterator[None]:
 
 
 @contextmanager
-def compiled(model: PreTrainedModel | None) -> Iterator[None]:
-    """Within this context a model's forward is compiled by torch, which fuses what lies between the matrix products.
+def compiled(*models: PreTrainedModel | None) -> Iterator[None]:
+    """Within this context the models' forwards are compiled by torch, which fuses what lies between matrix products.
 
-    It draws the random numbers that it draws uncompiled. Hooks must be set before: torch does not see them come or go.
-    None stays as it is.
+    They draw the random numbers that they draw uncompiled, but for the dropout of attention where a GPU's batch has no
+    padding: traced, a mask stays, which takes another kernel. Hooks must be set before: torch does not see them come
+    or go. None stays as it is.
 
     Raises:
         UserError: If there is no compiler here that it can use.
+        torch.OutOfMemoryError: If compiling takes more memory than there is.
     """
-    if model is None:
+    present = [model for model in models if model is not None]
+    if not present:
         yield
         return
     from torch._dynamo.exc import TorchDynamoException  # takes a second
 
-    model.compile(dynamic=True, options={"fallback_random": True})
+    for model in present:
+        maybe_install_capturing_hooks(model.base_model)  # else the first forward that asks for states sets hooks
+        model.compile(dynamic=True, options={"fallback_random": True})
     try:
         yield
     except TorchDynamoException as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"torch cannot compile the model here: {reason}. Leave torch_compile out.") from error
+        cause = getattr(error, "inner_exception", error)
+        if isinstance(cause, torch.OutOfMemoryError):
+            raise cause from error
+        raise UserError(
+            f"torch cannot compile the model here: {compiler_error(error)}. Leave torch_compile out."
+        ) from error
     finally:
-        model._compiled_call_impl = None  # torch has no public way back
+        for model in present:
+            model._compiled_call_impl = None  # torch has no public way back
+        torch.compiler.reset()  # all models share a cache of eight graphs, and beyond them nothing is compiled
+
+
+def compiler_error(error: Exception) -> str:
+    """What torch's compiler says was wrong: the last line of its message that names an error, or the first one."""
+    lines = str(error).strip().splitlines()
+    return ([line for line in lines if re.match(r"[\w.]+: \S", line)] or lines)[-1].rstrip(".")

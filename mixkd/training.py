@@ -2,8 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -215,7 +213,7 @@ def _train(
     )
     trainer.remove_callback(PrinterCallback)  # progress is reported, and the log is kept in the record
     if experiment.num_epochs:
-        _fit(trainer, experiment, compiled if options.torch_compile else nullcontext)
+        _fit(trainer, experiment, options.torch_compile)
     use_whole_table(model)
     return trainer
 
@@ -226,15 +224,11 @@ def _validation_measures(metric: str, answers: EvalPrediction) -> dict[str, floa
     return {"score": compute_scores(metric, predict(answers.predictions), answers.label_ids), "label_loss": loss}
 
 
-def _fit(
-    trainer: DistillationTrainer,
-    experiment: Experiment,
-    compiling: Callable[[PreTrainedModel | None], AbstractContextManager[Any]],
-) -> None:
+def _fit(trainer: DistillationTrainer, experiment: Experiment, torch_compile: bool) -> None:
     """Train, from the last checkpoint if there is one."""
-    student, teacher = trainer.model, trainer.teacher
+    student, teacher = models = trainer.model, trainer.teacher
     try:
-        with first_token_only(student), first_token_only(teacher), compiling(student), compiling(teacher):
+        with first_token_only(student), first_token_only(teacher), compiled(*(models if torch_compile else ())):
             trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
     except torch.OutOfMemoryError as error:
         raise UserError(

@@ -1,9 +1,13 @@
 """Operations of a training step, against a closed form that shares no code with the counter."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import BertConfig
 
+from benchmarks import utilisation
 from benchmarks.utilisation import Steps, matmul_ceiling
 
 CONFIG = BertConfig(
@@ -44,11 +48,33 @@ def test_every_step_is_timed_after_the_warm_up(tmp_path):
 
 
 def test_only_what_is_timed_is_compiled(tmp_path, monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch, "compile", lambda call, **_: compiled.append(call.__self__) or call)
+    graphs = CompileCounterWithBackend("eager")
+
+    def compile_quickly(call, *, real=torch.compile, **_):
+        return real(call, dynamic=True, backend=graphs)
+
+    monkeypatch.setattr(torch, "compile", compile_quickly)
     steps = Steps("sm+tmkd", CONFIG, 2, 4, 8, CPU, tmp_path, bf16=False, torch_compile=True)
-    assert steps.count_flops() and not compiled  # the counter does not see into what is compiled
-    assert len(steps.seconds(3)) == 3 and [model.config.num_hidden_layers for model in compiled] == [2, 4]
+    assert steps.count_flops() and not graphs.frame_count  # the counter does not see into what is compiled
+    assert len(steps.seconds(3)) == 3 and graphs.frame_count >= 2  # student and teacher
+
+
+def test_a_training_that_should_be_compiled_and_is_not_is_no_measurement(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
+    with pytest.raises(AssertionError, match="nothing was compiled"):
+        Steps("kd", CONFIG, 2, 4, 8, CPU, tmp_path, bf16=False, torch_compile=True).seconds(1)
+
+
+def test_a_student_that_answers_otherwise_while_it_is_trained_is_no_measurement(tmp_path, monkeypatch):
+    @contextmanager
+    def wrong(model):
+        hook = model.classifier.register_forward_hook(lambda module, inputs, logits: 1.2 * logits)
+        yield
+        hook.remove()
+
+    monkeypatch.setattr(utilisation, "first_token_only", wrong)
+    with pytest.raises(AssertionError, match="the logits differ"):
+        Steps("sm+tmkd", CONFIG, 2, 4, 8, CPU, tmp_path, bf16=False).seconds(1)
 
 
 def test_the_ceiling_is_the_fastest_product():

@@ -1,10 +1,14 @@
 """A compiled model computes and draws what it does uncompiled, through torch's tracer but not its C++ compiler."""
 
+import copy
+
 import pytest
 import torch
 from tiny_models import ARCHITECTURES, tiny_classifier
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor.compile_worker.subproc_pool import SubprocException
+from torch._inductor.exc import InductorError
 
 from mixkd import training
 from mixkd.cpu import use_cheap_dropout
@@ -47,11 +51,12 @@ def gradients_of_batches(model):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_compiled_model_computes_and_draws_the_same_in_one_graph(architecture, tracer):
     dropout = {"bert": "hidden_dropout_prob", "roberta": "hidden_dropout_prob", "distilbert": "dropout"}[architecture]
-    model = tiny_classifier(architecture, **{dropout: 0.2}).train()
-    with first_token_only(model):
-        expected, length = gradients_of_batches(model)
+    plain = tiny_classifier(architecture, **{dropout: 0.2}).train()
+    model = copy.deepcopy(plain)  # which was never asked
+    with first_token_only(plain), first_token_only(model):
+        expected, length = gradients_of_batches(plain)
         assert tracer.frame_count == 0
-        with compiled(model), compiled(None):
+        with compiled(model, None):
             found, traced_length = gradients_of_batches(model)
         assert tracer.frame_count == 1  # whatever the batches' shapes
         again, _ = gradients_of_batches(model)
@@ -59,6 +64,14 @@ def test_a_compiled_model_computes_and_draws_the_same_in_one_graph(architecture,
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert all(map(torch.equal, again, expected))  # and it is undone
+
+
+def test_however_many_models_are_compiled_one_after_another_all_are(tracer):
+    for number in range(1, 11):  # torch keeps eight graphs of a function
+        model = tiny_classifier("bert", 1, hidden_size=8 * number)
+        with compiled(model):
+            gradients_of_batches(model)
+        assert tracer.frame_count == number
 
 
 def test_the_dropout_of_a_processor_is_drawn_the_same(tracer):
@@ -85,13 +98,38 @@ def test_a_run_that_is_compiled_is_the_same_run(experiment, tmp_path, vader_fold
     assert fast.measurements == pytest.approx(plain.measurements, rel=0.02)
 
 
-def test_without_a_compiler_a_run_says_so(experiment, tmp_path, vader_folder, monkeypatch):
+def fail_to_compile(monkeypatch, error):
     def fail(*args, **kwargs):
-        raise TorchDynamoException("InvalidCxxCompiler: no working C++ compiler\nin ...")
+        raise error
 
     monkeypatch.setattr(torch, "compile", lambda *args, **_: fail)
-    message = "cannot compile the model here: InvalidCxxCompiler: no working C.. compiler. Leave torch_compile out"
+
+
+NO_COMPILER = "RuntimeError: Failed to find C compiler. Please specify via CC environment variable."
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TorchDynamoException(f"{NO_COMPILER}\nin ...\n\nSet TORCHDYNAMO_VERBOSE=1 for more"),
+        InductorError(RuntimeError(NO_COMPILER.partition(": ")[2]), None),
+        InductorError(SubprocException(f"Traceback (most recent call last):\n  File x, line 1\n{NO_COMPILER}\n"), None),
+        BackendCompilerFailed(print, RuntimeError(NO_COMPILER.partition(": ")[2]), None),
+    ],
+    ids=["dynamo", "inductor", "worker", "backend"],
+)
+def test_without_a_compiler_a_run_says_so(experiment, tmp_path, vader_folder, monkeypatch, error):
+    fail_to_compile(monkeypatch, error)
+    message = (
+        "cannot compile the model here: RuntimeError: Failed to find C compiler[^:]*variable. Leave torch_compile out"
+    )
     with pytest.raises(UserError, match=message):
+        run(experiment(), tmp_path / "store", data_dir=vader_folder, torch_compile=True)
+
+
+def test_too_little_memory_for_compiling_is_too_little_memory(experiment, tmp_path, vader_folder, monkeypatch):
+    fail_to_compile(monkeypatch, InductorError(torch.OutOfMemoryError("CUDA out of memory"), None))
+    with pytest.raises(UserError, match="ran out of memory in .* --gradient_accumulation_steps"):
         run(experiment(), tmp_path / "store", data_dir=vader_folder, torch_compile=True)
 
 
@@ -103,8 +141,8 @@ def test_what_is_mixed_inside_the_network_is_not_compiled(experiment, tmp_path, 
 
 @pytest.mark.gpu
 def test_a_compiled_model_computes_and_draws_the_same_on_a_gpu():
-    """By torch's own compiler."""
-    model = tiny_classifier("bert", hidden_dropout_prob=0.2).train().cuda()
+    """By torch's own compiler; with padding, so that attention is the same kernel's."""
+    model = tiny_classifier("bert", hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2).train().cuda()
     with torch.device("cuda"), first_token_only(model):
         expected, _ = gradients_of_batches(model)
         with compiled(model):
