@@ -11,6 +11,9 @@ from mixkd.commands import COMMANDS
 from mixkd.parser import parse, split_off_pytest_options, with_experiment
 from mixkd.store import UserError
 
+#: Commands that find again what they had finished; the others start anew.
+RESUMED = ("reproduce", "train", "suite", "theory", "restore")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
@@ -22,10 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "RANK" not in os.environ and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments, pytest_options = split_off_pytest_options(list(sys.argv[1:] if argv is None else argv))
-    is_debugged = "--debug" in arguments
+    is_debugged, goes_on = "--debug" in arguments, False
     try:
         parsed = parse(COMMANDS, arguments)
         options = {key: value for key, value in vars(parsed[parsed.subcommand]).items() if key != "config"}
+        goes_on = parsed.subcommand in RESUMED and not (options.get("force") or options.get("dry_run"))
         if parsed.subcommand == "train":
             options = with_experiment(options)
         elif parsed.subcommand == "bench":
@@ -36,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"mixkd: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("mixkd: stopped. The same command goes on where it was.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        way_on = str(interrupt) or ("The same command goes on where it was." if goes_on else "")
+        print(f"mixkd: stopped. {way_on}".rstrip(), file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

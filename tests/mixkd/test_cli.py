@@ -1,15 +1,16 @@
 """The `mixkd` command: start-up, options, and what a user sees when something is wrong."""
 
+import functools
 import json
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from mixkd import cli
 from mixkd.cli import main
 
 
@@ -113,26 +114,6 @@ def test_train_from_a_config_file(tmp_path, vader_folder, tiny_bert, capsys):
     assert f'"test_score": {student["measurements"]["test_score"]}' in capsys.readouterr().out
 
 
-def test_bench_gives_unknown_options_to_pytest(tmp_path, capfd):
-    code = main(["bench", "--output", str(tmp_path), "-k", "no_such_benchmark"])
-    assert code == 2
-    assert "No benchmark was chosen" in capfd.readouterr().err
-    assert not list(tmp_path.rglob("*.json"))
-
-
-def test_every_run_of_the_benchmarks_is_kept(tmp_path, monkeypatch):
-    def fake_pytest(command, **_):
-        (written,) = [option for option in command if option.startswith("--benchmark-json=")]
-        Path(written.partition("=")[2]).write_text(f'{{"asked": "{command[-1]}"}}')
-        return SimpleNamespace(returncode=0)
-
-    monkeypatch.setattr("mixkd.bench.subprocess.run", fake_pytest)
-    for option in ("latency", "size"):
-        assert main(["bench", "--output", str(tmp_path), "-k", option]) == 0
-    kept = sorted((tmp_path / "benchmarks").glob("*.json"))
-    assert [json.loads(path.read_text())["asked"] for path in kept] == ["latency", "size"]
-
-
 def test_doctor_names_versions_assets_and_disk(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MIXKD_HOME", str(tmp_path / "cache"))
     assert main(["doctor", "--output", str(tmp_path / "not" / "there")]) == 0
@@ -202,8 +183,8 @@ def wait() -> None:
     joblib.Parallel(2)(joblib.delayed(work)(number) for number in range(4))
 
 if __name__ == "__main__":
-    cli.COMMANDS["doctor"] = wait
-    sys.exit(cli.main(["doctor"]))
+    cli.COMMANDS["theory"] = wait
+    sys.exit(cli.main(["theory"]))
 """
 
 
@@ -221,3 +202,32 @@ def test_a_signal_to_end_ends_the_workers(tmp_path, sent):
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goes_on"),
+    [
+        (["reproduce"], True),
+        (["suite", "quick"], True),
+        (["suite", "quick", "--force"], False),
+        (["suite", "quick", "--dry-run"], False),
+        (["theory", "T05"], True),
+        (["theory", "T05", "--force"], False),
+        (["restore"], True),
+        (["report"], False),
+        (["publish"], False),
+        (["bench"], False),
+        (["predict", "--model", "x", "--task", "rte"], False),
+    ],
+)
+def test_only_a_command_that_goes_on_says_so(arguments, goes_on, monkeypatch, capsys):
+    function = cli.COMMANDS[arguments[0]]
+
+    @functools.wraps(function)
+    def stopped(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, arguments[0], stopped)
+    assert main(arguments) == 130
+    sentence = "mixkd: stopped. The same command goes on where it was.\n" if goes_on else "mixkd: stopped.\n"
+    assert capsys.readouterr().err == sentence
