@@ -30,45 +30,69 @@ def build(evidence: Evidence) -> Iterator[Figure]:
 
 def _pareto_figure(ways: pd.DataFrame) -> Figure:
     svgs: list[str] = []
-    models = list(dict.fromkeys(zip(ways["model"], ways["num_layers"], strict=True)))
+    ways = ways.assign(label=_labels(ways))
+    models = list(dict.fromkeys(ways["label"]))
     variants = sorted(set(ways["variant"]))
     fronts, told = [], []
-    for _, of_machine in ways.groupby(tables.MACHINE, dropna=False):
-        rows, front = of_machine.to_dict("records"), of_machine[of_machine["on_front"]]
+    for _, rivals in ways.groupby(tables.RIVALS, dropna=False):
+        rows, front = rivals.to_dict("records"), rivals[rivals["on_front"]]
+        where = tables.where(rows[0])
         with panel("pareto", svgs, width=7.0, height=4.2) as axes:
             axes.plot(front["examples_per_s"], front["score"], color=GRID, linewidth=4, zorder=0)
             for row in rows:
-                marker = MARKERS[models.index((row["model"], row["num_layers"])) % len(MARKERS)]
+                marker = MARKERS[models.index(row["label"]) % len(MARKERS)]
                 score = (row["score"], row["score_low"], row["score_high"])
                 mark(axes, row["examples_per_s"], score, variants.index(row["variant"]) % len(SERIES), marker=marker)
-            for k, (model, layers) in enumerate(models):
-                axes.plot([], [], MARKERS[k % len(MARKERS)], color=INK, label=f"{layers:g}-layer {model}")
+            for k, model in enumerate(models):
+                axes.plot([], [], MARKERS[k % len(MARKERS)], color=INK, label=model)
             for k, variant in enumerate(variants):
                 axes.plot([], [], "-", color=SERIES[k % len(SERIES)], linewidth=4, label=variant)
-            log_sizes(axes, of_machine["examples_per_s"].round().astype(int).iloc[[0, len(rows) // 2, -1]])
+            log_sizes(axes, rivals["examples_per_s"].round().astype(int).iloc[[0, len(rows) // 2, -1]])
             axes.set(xlabel="texts per second, tokenisation included", ylabel="test score")
-            axes.set_title(tables.machine(rows[0]))
+            axes.set_title(where)
             axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-        names = {
-            f"{row['num_layers']:g}-layer {row['model']} in {row['variant']}": tables.speed_and_score(row)
-            for row in front.to_dict("records")
-        }
-        where = tables.machine(rows[0])
+        names = {f"{row['label']} in {row['variant']}": tables.speed_and_score(row) for row in front.to_dict("records")}
         fronts.append(f"{enumeration(list(names))} on {where}")
         told += [f"{name} on {where} ({speed})" for name, speed in names.items()]
-    beaten = tables.better_teachers(ways)
-    lesson = "; ".join(beaten) or "no way to run the teacher beats a student in float32 beyond both intervals"
+    lesson = _lesson(ways)
+    num_texts = [f"{num:,.0f}" for num in sorted(ways["num_examples"].unique())]
     return Figure(
         "pareto",
         f"By point estimates, nothing that was measured is both faster and better than {'; '.join(fronts)}",
-        f"Every model in every way to run it, over {ways['num_examples'].max():,.0f} test texts in batches of "
+        f"Every model in every way to run it, over {' or '.join(num_texts)} test texts in batches of "
         f"{ways['batch_size'].max():g}, padded to the longest; the student is SM+TMKD. Grey: what nothing beats. "
-        f"Bars: Wilson's 95 % interval of the score. {lesson[0].upper()}{lesson[1:]}.",
+        f"{_bars(ways)} {lesson[0].upper()}{lesson[1:]}.",
         tuple(svgs),
         f"Scatter chart of score against texts per second. Nothing beats {'; '.join(told)}.",
-        ways,
+        ways.drop(columns="label"),
         "mixkd bench -k end_to_end",
     )
+
+
+def _lesson(ways: pd.DataFrame) -> str:
+    """Whether a teacher beats a student, and what of it could not be judged."""
+    told = [*tables.better_teachers(ways), *tables.unjudged_teachers(ways)]
+    files = [ways.loc[is_one, "file"] for is_one in (ways["model"] == "teacher", tables.is_plain_student(ways))]
+    if not set(files[0]) & set(files[1]):
+        return "whether a teacher beats a student was not judged: they were not measured in the same run"
+    return "; ".join(told) or "no way to run the teacher beats a student in float32 beyond both intervals"
+
+
+def _labels(ways: pd.DataFrame) -> list[str]:
+    """The model of every row in words, with what it saw where models of one name saw different shares of the data."""
+    shares = ways.groupby(["model", "num_layers"])["train_fraction"].transform("nunique", dropna=False)
+    return [
+        tables.subject(row).removeprefix("the ") if num > 1 else f"{row['num_layers']:g}-layer {row['model']}"
+        for row, num in zip(ways.to_dict("records"), shares, strict=True)
+    ]
+
+
+def _bars(ways: pd.DataFrame) -> str:
+    """What the bars of the scores are."""
+    measured = ways.dropna(subset="score_low")["metric"] == "accuracy"
+    told = {"Wilson's": measured.any(), "the percentile bootstrap's (over texts)": not measured.all()}
+    names = " or, where the score is no accuracy, ".join(name for name, is_there in told.items() if is_there)
+    return f"Bars: {names} 95 % interval of the score." if names else "No interval of a score is known."
 
 
 def _size_figure(models: pd.DataFrame) -> Figure:

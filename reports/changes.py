@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from reports.benchmark_files import CASE, latest
+from reports.benchmark_files import CASE, SCORED, is_one_case, latest
 from reports.evidence import Evidence
 from reports.verdicts import Judged
 from reports.wording import estimate, interval, number, quantity
@@ -54,7 +54,8 @@ def _speeds(benchmarks: pd.DataFrame, before: pd.DataFrame) -> Iterator[Change]:
     """Ratios to the teacher of the same run, on the same processor."""
     columns = ["speedup_vs_teacher", "speedup_low", "speedup_high"]
     both = [latest(frame).dropna(subset=columns) for frame in (benchmarks, before)]
-    for row in both[0].merge(both[1][[*CASE, *columns]], on=CASE, suffixes=("", "_before")).to_dict("records"):
+    pairs = both[0].merge(both[1][[*CASE, *SCORED, *columns]], on=CASE, suffixes=("", "_before"))
+    for row in pairs[is_one_case(pairs, "_before")].to_dict("records"):
         if row["speedup_low"] > row["speedup_high_before"] or row["speedup_high"] < row["speedup_low_before"]:
             after, earlier = (
                 f"{number(row[f'speedup_vs_teacher{which}'])} "

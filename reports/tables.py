@@ -1,6 +1,6 @@
 """The numbers behind the figures and tables of the report: estimates with their intervals, as data frames."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,13 @@ from mixkd.store import without_folders
 from reports.benchmark_files import latest
 from reports.evidence import Evidence, registered_runs
 from reports.setting import SETTING
-from reports.statistics import mean_estimate, share_interval
+from reports.statistics import Array, mean_estimate, share_interval
 from reports.wording import enumeration, interval, number
 
 #: What the cases of one machine have in common.
 MACHINE = ["device", "processor", "num_threads"]
+#: What ways to run a model have in common that are held against each other. Older files do not tell the task.
+RIVALS = [*MACHINE, "task", "metric", "num_examples"]
 _GLUE = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
 
 
@@ -72,26 +74,40 @@ def _of_one_machine(cases: pd.DataFrame) -> pd.DataFrame:
 
 def sizes(evidence: Evidence) -> pd.DataFrame:
     """Parameters, bytes, FLOPs and peak memory of every model that was measured, the latest of each."""
-    cases = _cases(evidence, "size")
-    return cases.drop_duplicates(["model", "num_layers"], keep="last").sort_values("num_layers", ascending=False)
+    cases = _cases(evidence, "size").drop_duplicates(["model", "num_layers"], keep="last")
+    num_tokens = cases["batch_size"] * cases["sequence_length"]
+    return cases.assign(flops_per_token=cases["flops"] / num_tokens).sort_values("num_layers", ascending=False)
 
 
 def end_to_end(evidence: Evidence) -> pd.DataFrame:
     """Every model in every way to run it, from texts to answers: speed, score, agreement, the latest of each.
 
     Returns:
-        The benchmark's columns with score_low, score_high (Wilson's 95 % interval over the texts, of an accuracy) and
-        on_front: whether no other on the same machine is both faster and at least as good.
+        The benchmark's columns with score_low, score_high (95 % interval over the texts: Wilson's of an accuracy, else
+        what the file holds, a bootstrap's) and on_front: whether no other of its RIVALS is faster and at least as
+        good, or better and at least as fast.
     """
-    cases = _cases(evidence, "end-to-end").sort_values("examples_per_s")
+    cases = _cases(evidence, "end-to-end").sort_values(["examples_per_s", "score"])
+    cases = cases.astype({"speedup_low": float, "speedup_high": float})  # objects, where no case has one
     intervals = [
-        share_interval(score * num, num) if metric == "accuracy" else (np.nan, np.nan)
-        for metric, score, num in zip(cases["metric"], cases["score"], cases["num_examples"], strict=True)
+        share_interval(row["score"] * row["num_examples"], row["num_examples"])
+        if row["metric"] == "accuracy"
+        else (row["score_low"], row["score_high"])
+        for row in cases.to_dict("records")
     ]
-    cases[["score_low", "score_high"]] = pd.DataFrame(intervals, columns=["low", "high"], index=cases.index)
-    of_machine = cases.iloc[::-1].groupby(MACHINE, dropna=False)["score"]
-    best_of_faster = of_machine.transform(lambda scores: scores.cummax().shift(fill_value=-np.inf))
-    return cases.assign(on_front=cases["score"] > best_of_faster.loc[cases.index])
+    cases[["score_low", "score_high"]] = pd.DataFrame(intervals, cases.index, ["low", "high"], dtype=float)
+    cases["on_front"] = False
+    for _, rivals in cases.groupby(RIVALS, dropna=False):
+        cases.loc[rivals.index, "on_front"] = _unbeaten(rivals["examples_per_s"], rivals["score"])
+    return cases
+
+
+def _unbeaten(speeds: pd.Series, scores: pd.Series) -> Array:
+    """Whether nothing is above in one and at least as high in the other; of equals, all or none."""
+    speed, score = speeds.to_numpy(), scores.to_numpy()
+    is_above = (speed > speed[:, None]) & (score >= score[:, None])
+    is_above |= (speed >= speed[:, None]) & (score > score[:, None])
+    return np.logical_not(is_above.any(axis=1))
 
 
 def trainings(evidence: Evidence) -> pd.DataFrame:
@@ -99,12 +115,14 @@ def trainings(evidence: Evidence) -> pd.DataFrame:
 
     Returns:
         The benchmark's columns with `beside`, one row per training and other training that it was timed beside (or
-        none): ratio, low, high of their speeds; and the peak memory of a training's own process, where it was measured.
+        none): ratio, low, high of their speeds; and the peak memory of a training's own process, where it was measured
+        on the same machine.
     """
     cases = _cases(evidence, "training")
-    peaks = cases.dropna(subset="peak_memory_bytes").drop_duplicates("model", keep="last")
+    same = [*MACHINE, "model", "num_layers"]
+    peaks = cases.dropna(subset="peak_memory_bytes").drop_duplicates(same, keep="last")
     timed = cases.dropna(subset="p50_s").drop(columns="peak_memory_bytes")
-    timed = timed.merge(peaks[["model", "peak_memory_bytes"]], on="model", how="left")
+    timed = timed.merge(peaks[[*same, "peak_memory_bytes"]], on=same, how="left")
     rows: list[dict[Any, Any]] = [
         {**row, "beside": other, "ratio": ratio, "low": low, "high": high}
         for row in timed.to_dict("records")
@@ -174,22 +192,51 @@ def better_teachers(ways: pd.DataFrame) -> list[str]:
 
     Of one run of the benchmarks, and only where neither the speeds' nor the scores' intervals meet.
     """
-    plain = ways[(ways["model"] == "student") & (ways["variant"] == "float32")]
     sentences = []
-    for student in plain.to_dict("records"):
-        better = ways[
-            (ways["model"] == "teacher")
-            & (ways["file"] == student["file"])
-            & (ways["speedup_low"] > student["speedup_high"])
-            & (ways["score_low"] > student["score_high"])
-        ].to_dict("records")
-        if better:
+    for student, found, _ in _held_against_teachers(ways):
+        if better := found.to_dict("records"):
             how = [f"in {row['variant']} ({speed_and_score(row)})" for row in better]
             sentences.append(
-                f"on {machine(student)}, {subject(better[0])} is faster {enumeration(how)} than {subject(student)} in "
+                f"on {where(student)}, {subject(better[0])} is faster {enumeration(how)} than {subject(student)} in "
                 f"float32 ({speed_and_score(student)}), and scores higher"
             )
     return sentences
+
+
+def unjudged_teachers(ways: pd.DataFrame) -> list[str]:
+    """The ways to run a teacher that may be faster than a student and score higher, a sentence per student."""
+    sentences = []
+    for student, _, found in _held_against_teachers(ways):
+        if unjudged := found.to_dict("records"):
+            how = [f"in {row['variant']}" for row in unjudged]
+            sentences.append(
+                f"on {where(student)}, whether {subject(unjudged[0])} {enumeration(how)} is faster than "
+                f"{subject(student)} in float32 and scores higher was not judged: not all intervals are known"
+            )
+    return sentences
+
+
+def is_plain_student(ways: pd.DataFrame) -> pd.Series:
+    """Which rows are a student in float32."""
+    return (ways["model"] == "student") & (ways["variant"] == "float32")
+
+
+def _held_against_teachers(ways: pd.DataFrame) -> Iterator[tuple[dict[Any, Any], pd.DataFrame, pd.DataFrame]]:
+    """Every student in float32, the ways to run its teacher that beat it in the same run, and those not judged."""
+    # The teacher in float32 has no speed-up: it is what all are compared with.
+    speed, score = ways["speedup_low"].mask(ways["variant"] == "float32", 1.0), ways["score_low"]
+    for student in ways[is_plain_student(ways)].to_dict("records"):
+        of_run = (ways["model"] == "teacher") & (ways["file"] == student["file"])
+        is_better = (speed > student["speedup_high"]) & (score > student["score_high"])
+        is_not = (speed <= student["speedup_high"]) | (score <= student["score_high"])  # both fail where one is unknown
+        yield student, ways[of_run & is_better], ways[of_run & ~is_better & ~is_not]
+
+
+def where(row: Mapping[Any, Any]) -> str:
+    """Where a case ran, and what was answered, where that is told; a score is an accuracy if nothing else is said."""
+    what = [] if pd.isna(row["task"]) else [str(row["task"])]
+    what += [] if row["metric"] == "accuracy" else [str(row["metric"])]
+    return f"{machine(row)} ({', '.join(what)})" if what else machine(row)
 
 
 def machine(row: Mapping[Any, Any]) -> str:

@@ -2,7 +2,8 @@
 // they are plain tables.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
-  const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+  const text = (cell) => cell.textContent.trim().replace(/,(?=\d{3}\b)/g, "");  // 1,200 is a number
+  const value = (row, column) => row.cells[column].dataset.value ?? text(row.cells[column]);
   heads.forEach((head, column) => {
     const button = document.createElement("button");
     button.type = "button";

@@ -34,9 +34,8 @@ def _models(time_ratio: float, student_parameters: int) -> Cases:
             "num_embedding_parameters": 11_900_000, "size_bytes": parameters * 4, "flops": 1e9 * layers,
             "peak_memory_bytes": 2e8, "device": "cpu", "origin": "built",
         }  # fmt: skip
-        cases.append(
-            {"name": f"test_size[{model}]", "stats": {"median": 0.1}, "extra_info": {"kind": "size", **common}}
-        )
+        size = {"kind": "size", **common, "batch_size": 2, "sequence_length": 100}
+        cases.append({"name": f"test_size[{model}]", "stats": {"median": 0.1}, "extra_info": size})
         for batch_size in (1, 8):
             for length in (32, 128):
                 p50 = 1e-5 * layers * batch_size**0.9 * length * (1 if model == "teacher" else 2 * time_ratio)
@@ -47,7 +46,8 @@ def _models(time_ratio: float, student_parameters: int) -> Cases:
                     }
                 info = {
                     "kind": "latency", **common, "batch_size": batch_size, "sequence_length": length, **speedup,
-                    "p50_s": p50, "p90_s": p50 * 1.1, "p99_s": None,
+                    "p50_s": p50, "p90_s": p50 * 1.1, "p99_s": 0.125 if batch_size == 8 else None,
+                    "examples_per_s": batch_size / p50, "tokens_per_s": batch_size * length / p50,
                 }  # fmt: skip
                 name = f"test_latency[{model}-{batch_size}-{length}]"
                 cases.append({"name": name, "stats": {"median": p50, "total": p50 * 20}, "extra_info": info})
@@ -68,8 +68,9 @@ def _ways() -> Cases:
         info = {
             "kind": "end-to-end", "model": model, "num_layers": layers, "variant": variant, "metric": "accuracy",
             "num_examples": 2000, "examples_per_s": speed, "tokens_per_s": 20 * speed, "score": score,
-            "agreement": 0.9, "batch_size": 32, "size_bytes": 1e7, "speedup_vs_teacher": speed / 200,
-            "speedup_low": speed / 204, "speedup_high": speed / 196, "energy_not_told": "no meter",
+            "agreement": 0.9, "agreement_float32": 0.95, "batch_size": 32, "size_bytes": 1e7, "task": None,
+            "speedup_vs_teacher": speed / 200, "speedup_low": speed / 204, "speedup_high": speed / 196,
+            "energy_not_told": "no meter",
         }  # fmt: skip
         name = f"test_end_to_end[{model}-{layers}-{variant}]"
         cases.append({"name": name, "stats": {"median": 0.1}, "extra_info": info})

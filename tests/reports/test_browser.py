@@ -68,6 +68,19 @@ def test_tables_sort_by_keyboard(browser, report):
     assert browser.evaluate(f"document.activeElement === document.querySelectorAll('{heads}')[1]")
 
 
+def test_numbers_are_sorted_by_their_size(browser, report):
+    browser.open(report, 1400)
+    cells = browser.evaluate("""(() => {
+        const tables = [...document.querySelectorAll("table")];
+        const table = tables.find((one) => one.caption?.textContent.startsWith("Latency of every case"));
+        const head = [...table.tHead.rows[0].cells].find((one) => one.textContent === "Texts/s");
+        head.querySelector("button").click();
+        return [...table.tBodies[0].rows].map((row) => row.cells[head.cellIndex].textContent);
+    })()""")
+    numbers = [float(cell.replace(",", "")) for cell in cells]
+    assert numbers == sorted(numbers) and numbers[0] < 1000 < numbers[-1] and "," in cells[-1]
+
+
 def test_a_long_table_is_searched(browser, report):
     browser.open(report, 1400)
     browser.evaluate("document.querySelector('#verdicts ~ .filter input').focus()")

@@ -48,6 +48,24 @@ def test_verdicts_effects_and_speeds_that_moved_are_listed(tmp_path):
     assert (speed.before, speed.after) == ("1.92 [1.88, 1.96]", "2.88 [2.83, 2.94]")
 
 
+def test_speeds_of_another_task_are_not_compared(tmp_path):
+    found = []
+    for place, task in enumerate(("cola", "sst2")):
+        stores = []
+        for name, of, speed in (("then", "cola", 1.0), ("now", task, 2.0)):
+            store = save(tmp_path / f"{name}-{place}", "good")
+            file = synthetic.benchmark_file()
+            file["benchmarks"] = [case for case in file["benchmarks"] if case["extra_info"]["kind"] == "end-to-end"]
+            for case in file["benchmarks"]:
+                case["extra_info"]["task"] = of
+                for ratio in ("speedup_vs_teacher", "speedup_low", "speedup_high"):
+                    case["extra_info"][ratio] *= speed
+            (store.benchmarks_dir / "a.json").write_text(json.dumps(file))
+            stores.append(store)
+        found.append(len(between(stores[1], stores[0])))
+    assert found == [5, 0]
+
+
 def test_intervals_that_meet_are_no_change(tmp_path):
     then, now = save(tmp_path / "then", "good"), save(tmp_path / "now", "good", speed=1.02)
     assert between(now, then) == []

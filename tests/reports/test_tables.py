@@ -86,6 +86,7 @@ def test_what_no_evidence_speaks_of_is_listed_with_its_command(tmp_path):
 
 def ways(**changes):
     row = {"num_layers": 3, "train_fraction": None, "file": "a.json", "variant": "float32"}
+    row |= {"task": None, "metric": "accuracy"}
     row |= {"device": "cpu", "processor": "A Processor"}
     teacher = {"model": "teacher", "variant": "onnx", "num_layers": 6, "examples_per_s": 450.0, "score": 0.86}
     teacher |= {"speedup_low": 2.2, "speedup_high": 2.3, "score_low": 0.84, "score_high": 0.88}
@@ -138,3 +139,19 @@ def test_speed_ups_are_those_of_the_machine_with_most_of_them(tmp_path):
     found = tables.speedups(load(store, {}))
     assert set(found["processor"]) == {"one"} and sorted(found["sequence_length"]) == [32, 32, 128, 128]
     assert tables.speedups(load(Store(tmp_path / "empty"), {})).empty
+
+
+def test_peak_memory_is_that_of_the_same_machine(tmp_path):
+    store = Store(tmp_path)
+    store.benchmarks_dir.mkdir()
+    for number, (processor, peak) in enumerate((("one", 1e9), ("other", 2e9), ("third", None))):
+        bench = synthetic.benchmark_file()
+        bench["machine_info"]["cpu"]["brand_raw"] = processor
+        for case in bench["benchmarks"]:
+            if case["name"].startswith("test_training_memory"):
+                case["extra_info"]["peak_memory_bytes"] = peak
+        (store.benchmarks_dir / f"{number}.json").write_text(json.dumps(bench))
+    found = tables.trainings(load(store, {})).groupby("processor")["peak_memory_bytes"]
+    assert found.size().to_dict() == {"one": 4, "other": 4, "third": 4}
+    for peaks in (found.min(), found.max()):
+        assert peaks.to_dict() == pytest.approx({"one": 1e9, "other": 2e9, "third": np.nan}, nan_ok=True)
