@@ -1,9 +1,13 @@
 """Options, what is measured on which device, and the fixtures that measure it once per session."""
 
+import argparse
 import itertools
+import math
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +28,7 @@ from benchmarks.subjects import (
     teacher_of,
     texts,
 )
-from benchmarks.timing import Case, Cell, NotRun, Timed, measure_on, time_interleaved
+from benchmarks.timing import Case, Cell, NotRun, Timed, measure_on, time_interleaved, unless_out_of_memory
 from benchmarks.variants import VARIANTS
 from mixkd.gpus import device_name
 from mixkd.models import count_parameters
@@ -34,7 +38,7 @@ from mixkd.store import Store, now, provenance
 #: Batch sizes and lengths of the latency cases.
 GRIDS = {"small": ((1, 32), (32, 128)), "full": ((1, 8, 32, 128), (16, 32, 64, 128, 256, 512))}
 
-Models = dict[tuple[str, int], Loaded]
+Models = dict[tuple[str, int], Loaded | NotRun]
 Timings = dict[Case, Timed | NotRun]
 
 
@@ -54,11 +58,11 @@ class Session:
     num_threads: int
     unavailable: str
 
-    def extra_info(self, kind: str, key: tuple[str, int], cell: Cell, loaded: Loaded | None) -> dict[str, Any]:
+    def extra_info(self, kind: str, key: tuple[str, int], cell: Cell, loaded: Loaded | NotRun) -> dict[str, Any]:
         """Everything `reports` reads of a benchmark; what is not known (yet) is None."""
         subject = next(subject for subject in self.subjects if subject.key == key)
         parameters = embedding_parameters = on_disk = None
-        if loaded is not None:
+        if isinstance(loaded, Loaded):
             parameters, embedding_parameters = count_parameters(loaded.model)
             on_disk = size_bytes(loaded.folder)
         return {
@@ -76,6 +80,20 @@ class Session:
 SESSION = pytest.StashKey[Session]()
 
 
+def _positive_seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is no positive, finite number of seconds")
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if float(text) == 0:
+            return 0.0
+    return _positive_seconds(text)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("mixkd", "benchmarks of MixKD's models")
     group.addoption("--store", default="results", help="folder of the evidence whose models are measured [%(default)s]")
@@ -83,9 +101,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is one [%(default)s]"
     )
     group.addoption(
-        "--budget", type=float, default=60.0, metavar="SECONDS", help="time for the latency rounds [%(default)s]"
-    )
-
+        "--budget", type=_positive_seconds, default=60.0, metavar="SECONDS",
+        help="time for the latency rounds [%(default)s]",
+    )  # fmt: skip
     group.addoption("--no-bert-base", action="store_true", help="leave out models of BERT-base's shape")
     group.addoption("--data-dir", default=None, help="folder with the task's files, in place of the pinned assets")
     group.addoption(
@@ -93,7 +111,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="batch sizes, lengths and ways to run a model: a few, or all of them, for hours [%(default)s]",
     )  # fmt: skip
     group.addoption(
-        "--training", type=float, default=0.0, metavar="SECONDS",
+        "--training", type=_seconds, default=0.0, metavar="SECONDS",
         help="time for the comparison of trainings; 0 leaves it out [%(default)s]",
     )  # fmt: skip
 
@@ -132,11 +150,13 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    keys = [subject.key for subject in metafunc.config.stash[SESSION].subjects]
+    subjects = metafunc.config.stash[SESSION].subjects
+    keys = [subject.key for subject in subjects]
     is_full = metafunc.config.getoption("--grid") == "full"
     if "variant" in metafunc.fixturenames and "num_layers" in metafunc.fixturenames:
         names = [name for name in VARIANTS if name != "compiled" or is_full]
-        scored = [key for key in keys if key[0] in ("teacher", "student")]
+        main = [subject for subject in subjects if subject.model in ("teacher", "student")]
+        scored = [subject.key for subject in main if subject.origin == main[0].origin]  # a built one was not trained
         metafunc.parametrize(("model", "num_layers", "variant"), [(*key, name) for key in scored for name in names])
     elif "sequence_length" in metafunc.fixturenames:
         cases = [Case(*key, *cell) for cell in cells(metafunc.config) for key in keys]
@@ -155,16 +175,23 @@ def session(request: pytest.FixtureRequest) -> Session:
 
 @pytest.fixture(scope="session")
 def models(request: pytest.FixtureRequest, session: Session) -> Iterator[Models]:
-    """The models that were asked for, and their teachers, in memory; none where the device is not available."""
+    """The models that were asked for, and their teachers, in memory."""
     asked = {item.callspec.params["model"] for item in request.session.items if "models" in item.fixturenames}
     asked |= {teacher_of(model, session.subjects).model for model in asked}
-    subjects = [subject for subject in session.subjects if subject.model in asked and not session.unavailable]
+    subjects = [subject for subject in session.subjects if subject.model in asked]
+    if session.unavailable:
+        yield {subject.key: NotRun(session.unavailable) for subject in subjects}
+        return
     with tempfile.TemporaryDirectory() as temporary:
         built: dict[tuple[str, int], Path] = {}
         for subject in subjects:
             if subject.folder is None and subject.key not in built:
                 built |= build(Path(temporary), subject.model.removesuffix("teacher").removesuffix("student"))
-        yield {subject.key: load(subject, subject.folder or built[subject.key], session.device) for subject in subjects}
+        folders = {subject: subject.folder or built[subject.key] for subject in subjects}
+        yield {
+            subject.key: unless_out_of_memory(partial(load, subject, folder, session.device))
+            for subject, folder in folders.items()
+        }
 
 
 @pytest.fixture(scope="session")
@@ -196,9 +223,10 @@ def _teaches_one_of(subject: Subject, cell: Cell, asked: set[Case], session: Ses
 
 def obstacle(session: Session, models: Models, case: Case) -> str:
     """Why a case cannot run; empty if it can."""
-    if session.unavailable:
-        return session.unavailable
-    model = models[case.model, case.num_layers].model
+    loaded = models[case.model, case.num_layers]
+    if isinstance(loaded, NotRun):
+        return loaded.reason
+    model = loaded.model
     if case.sequence_length > max_length(model):
         return f"the model takes at most {max_length(model)} tokens"
     return memory_shortage(model.config, *case.cell, session.device)
@@ -206,7 +234,9 @@ def obstacle(session: Session, models: Models, case: Case) -> str:
 
 def forward(session: Session, models: Models, case: Case) -> Callable[[], Tensor]:
     """One forward pass on texts that are already on the device."""
-    model = models[case.model, case.num_layers].model
+    loaded = models[case.model, case.num_layers]
+    assert isinstance(loaded, Loaded)
+    model = loaded.model
     batch = {name: tensor.to(session.device) for name, tensor in texts(model.config.vocab_size, *case.cell).items()}
 
     @torch.inference_mode()

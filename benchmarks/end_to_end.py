@@ -125,7 +125,7 @@ def time_blocks(
         report: Told the share that is done.
 
     Returns:
-        The models for which there was too little memory in the warm-up, with the reason.
+        The models for which there was too little memory, with the reason.
     """
     order = np.random.default_rng(seed)
     blocks = [block.tolist() for block in np.array_split(np.arange(num_texts), min(NUM_BLOCKS, num_texts))]
@@ -136,9 +136,13 @@ def time_blocks(
 
     outcomes = {key: unless_out_of_memory(partial(warm_up, model)) for key, model in answers.items()}
     failed = {key: outcome for key, outcome in outcomes.items() if outcome is not None}
-    models = [model for key, model in answers.items() if key not in failed]
+    keys = [key for key in answers if key not in failed]
     for done, block in enumerate(blocks, start=1):
-        for k in order.permutation(len(models)):
-            models[k].answer_block(block, meter)
+        for k in order.permutation(len(keys)):
+            if keys[k] in failed:
+                continue
+            outcome = unless_out_of_memory(partial(answers[keys[k]].answer_block, block, meter))
+            if outcome is not None:
+                failed[keys[k]] = outcome
         report(done / len(blocks))
     return failed

@@ -1,17 +1,20 @@
 """Size of a model: bytes on disk, floating-point operations, memory."""
 
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from benchmarks import peak_memory
+from benchmarks.timing import OUT_OF_MEMORY
 
 
 def size_bytes(folder: Path) -> int:
@@ -35,13 +38,16 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> in
 
 
 def _attention_backward_flops(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return sdpa_backward_flop_count(gradient, query, key, value)
+    return 2 * sdpa_flop_count(query, key, value)  # without the scores, which it computes again
 
 
-#: Kernels that torch's own table lacks: those of the CPU.
+#: Kernels that torch's own table lacks, those of the CPU, and those of which it counts what they compute again.
 FLOPS_OF_KERNELS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_backward: _attention_backward_flops,
+    torch.ops.aten._scaled_dot_product_efficient_attention_backward: _attention_backward_flops,
+    torch.ops.aten._scaled_dot_product_cudnn_attention_backward: _attention_backward_flops,
 }
 
 
@@ -77,8 +83,24 @@ def peak_memory_bytes(folder: Path, batch_size: int, sequence_length: int, devic
     See `benchmarks.peak_memory` for what is counted.
 
     Raises:
-        subprocess.CalledProcessError: If that process fails; its error is on standard error.
+        MemoryError: If that process finds too little memory.
+        RuntimeError: If it fails otherwise; its error is on standard error.
     """
     arguments = [folder, batch_size, sequence_length, device, torch.get_num_threads()]
-    command = [sys.executable, peak_memory.__file__, *map(str, arguments)]
-    return int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
+    return bytes_told_by([peak_memory.__file__, *map(str, arguments)])
+
+
+def bytes_told_by(program: Sequence[str]) -> int:
+    """The number that a Python program prints last, run in a process of its own.
+
+    Raises:
+        MemoryError: If it finds too little memory, or is killed, as systems do with a process that takes too much.
+        RuntimeError: If it fails otherwise; its error is on standard error.
+    """
+    done = subprocess.run([sys.executable, *program], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    if done.returncode == -signal.SIGKILL or any(words in done.stderr for words in OUT_OF_MEMORY):
+        raise MemoryError("a process of its own, which has the model alone, had to end")
+    if done.returncode:
+        sys.stderr.write(done.stderr)
+        raise RuntimeError(f"{program[0]} ended with exit code {done.returncode}")
+    return int(done.stdout.split()[-1])

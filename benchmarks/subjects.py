@@ -70,8 +70,9 @@ class Subject:
 def find_subjects(store: Store) -> list[Subject]:
     """What to measure: the teacher with most finished students and one student (of SM+TMKD) per number of layers.
 
-    Without a finished pair of teacher and student whose models are still there, MiniLM's architecture: a teacher and
-    students of three layers and one.
+    Beside a MiniLM, students of three layers and one are built where the store lacks them. Without a finished pair of
+    teacher and student whose models are still there, MiniLM's architecture: a teacher and students of three layers and
+    one.
 
     Raises:
         pydantic.ValidationError: If a record does not hold an experiment of this version.
@@ -90,12 +91,15 @@ def find_subjects(store: Store) -> list[Subject]:
     for record in sorted(students[teacher], key=lambda record: _rank(record.experiment)):
         of_layers[record.experiment["student_layers"]] = record
     folder, task = store.model_dir(teacher), students[teacher][0].experiment["task"]
+    config = AutoConfig.from_pretrained(folder)
+    is_minilm = all(getattr(config, name, None) == size for name, size in MINILM.items() if name != "num_labels")
     return [
-        Subject("teacher", AutoConfig.from_pretrained(folder).num_hidden_layers, folder, task, 1.0),
+        Subject("teacher", config.num_hidden_layers, folder, task, 1.0),
         *(
             Subject("student", layers, store.model_dir(run.run_id), task, run.experiment["train_fraction"])
             for layers, run in sorted(of_layers.items(), reverse=True)
         ),
+        *(built for built in built_subjects("")[1:] if is_minilm and built.num_layers not in of_layers),
     ]
 
 

@@ -17,10 +17,10 @@ from benchmarks.conftest import Models, Session
 from benchmarks.end_to_end import BATCH_SIZE, Answers, Key, Texts, load_texts, time_blocks
 from benchmarks.energy import EnergyMeter
 from benchmarks.replay import measured_times, replay, skip_not_run
-from benchmarks.subjects import SEED
+from benchmarks.subjects import SEED, Loaded
 from benchmarks.timing import Cell, NotRun, speedup, unless_out_of_memory
 from benchmarks.variants import VARIANTS, Runnable, check_answer, prepare
-from mixkd.metrics import compute_scores
+from mixkd.metrics import bootstrap_interval, compute_scores
 from mixkd.progress import Progress
 
 pytestmark = measured_times
@@ -60,8 +60,11 @@ def answers(
     with capture.global_and_fixture_disabled(), Progress(1.0, "end to end") as progress:
         for number, key in enumerate(keys):
             progress.update(0.3 * number / len(keys), f"preparing {key[1]}-layer {key[0]}, {key[2]}")
-            folder = models[key[:2]].folder
-            runnable = unless_out_of_memory(partial(prepare, key[2], folder, session.device))
+            loaded = models[key[:2]]
+            if isinstance(loaded, NotRun):
+                found[key] = loaded
+                continue
+            runnable = unless_out_of_memory(partial(prepare, key[2], loaded.folder, session.device))
             is_ready = isinstance(runnable, Runnable)
             found[key] = Answers(texts, runnable, session.device) if is_ready else runnable
         ready = {key: model for key, model in found.items() if isinstance(model, Answers)}
@@ -83,14 +86,19 @@ def test_end_to_end(
     num_layers: int,
     variant: str,
 ) -> None:
-    key, loaded = (model, num_layers), models.get((model, num_layers))
+    key, loaded = (model, num_layers), models[model, num_layers]
     benchmark.group = "end to end, seconds per block of texts"
     benchmark.extra_info |= session.extra_info("end-to-end", key, Cell(BATCH_SIZE, MAX_LENGTH), loaded)
-    benchmark.extra_info |= {"variant": variant, "dtype": VARIANTS[variant].dtype, "energy_not_told": meter.obstacle}
+    benchmark.extra_info |= {
+        "variant": variant,
+        "dtype": VARIANTS[variant].dtype,
+        "energy_not_told": meter.obstacle,
+        "task": session.subjects[0].task,
+    }
     answered, teacher = answers[*key, variant], answers[*session.subjects[0].key, "float32"]
     if isinstance(answered, NotRun):
         skip_not_run(benchmark, answered.reason)
-    assert isinstance(texts, Texts) and isinstance(teacher, Answers) and loaded is not None
+    assert isinstance(texts, Texts) and isinstance(loaded, Loaded)
 
     rows = np.linspace(0, len(texts.labels) - 1, NUM_CHECKED).astype(int).tolist()
     with torch.inference_mode():
@@ -103,6 +111,9 @@ def test_end_to_end(
         name: float((answered.predictions == other.predictions).mean()) if isinstance(other, Answers) else None
         for name, other in (("agreement", teacher), ("agreement_float32", own))
     }
+    # Of an accuracy, `reports` computes Wilson's interval.
+    is_accuracy = texts.metric == "accuracy"
+    reach = None if is_accuracy else bootstrap_interval(texts.metric, answered.predictions, texts.labels, SEED)
     benchmark.extra_info |= {
         "size_bytes": answered.runnable.size_bytes,
         "metric": texts.metric,
@@ -110,10 +121,11 @@ def test_end_to_end(
         "examples_per_s": num_texts / seconds.sum(),
         "tokens_per_s": texts.num_tokens / seconds.sum(),
         "score": compute_scores(texts.metric, answered.predictions, texts.labels),
+        **dict(zip(("score_low", "score_high"), reach or (None, None), strict=True)),
         **agreement,
         "joules_per_example": sum(answered.energy_j) / num_texts if answered.energy_j else None,
     }
-    if answered is not teacher:
+    if answered is not teacher and isinstance(teacher, Answers):
         names = ("speedup_vs_teacher", "speedup_low", "speedup_high")
         ratio = speedup(np.array(teacher.seconds), seconds, statistic=np.mean)
         benchmark.extra_info |= zip(names, ratio, strict=True)

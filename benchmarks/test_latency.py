@@ -24,11 +24,11 @@ def test_latency(
     sequence_length: int,
 ) -> None:
     case = Case(model, num_layers, batch_size, sequence_length)
-    loaded = models.get((model, num_layers))
+    loaded = models[model, num_layers]
     benchmark.group = f"latency, batch {batch_size}, {sequence_length} tokens"
     benchmark.extra_info |= session.extra_info("latency", (model, num_layers), case.cell, loaded)
     timed = timings[case]
-    if isinstance(timed, NotRun) or loaded is None:
+    if isinstance(timed, NotRun) or isinstance(loaded, NotRun):
         skip_not_run(benchmark, timed.reason)
 
     batch = texts(loaded.model.config.vocab_size, *case.cell)

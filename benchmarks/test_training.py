@@ -9,6 +9,7 @@ originals: `sm+tmkd` trains on twice as many rows. No test asserts a time. Peak 
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from benchmarks.conftest import Session
 from benchmarks.contestants import start
 from benchmarks.replay import measured_times, replay, skip_not_run
 from benchmarks.subjects import SEED
-from benchmarks.timing import NotRun, speedup
+from benchmarks.timing import NotRun, speedup, unless_out_of_memory
 from benchmarks.training import (
     BATCH_SIZE,
     MAX_LENGTH,
@@ -62,7 +63,7 @@ def trainings(request: pytest.FixtureRequest, data: Data | NotRun) -> Iterator[T
         return
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with tempfile.TemporaryDirectory() as folder:
-        started = {name: start(VARIANTS[name], data, Path(folder)) for name in asked}
+        started = {name: unless_out_of_memory(partial(start, VARIANTS[name], data, Path(folder))) for name in asked}
         ready = {name: training for name, training in started.items() if not isinstance(training, NotRun)}
         with capture.global_and_fixture_disabled(), Progress(1.0, "training") as progress:
 
@@ -94,7 +95,7 @@ def test_training(benchmark, session: Session, data: Data | NotRun, trainings: T
 
     training, seconds = measured
     expected = naive_loss(settings, data, training.student, ROWS, SEED)
-    assert training.loss(ROWS, SEED) == pytest.approx(expected, rel=0.05 if settings.bf16 else 1e-4)
+    assert training.loss(ROWS, SEED) == pytest.approx(expected, rel=0.02 if settings.bf16 else 1e-4)
     p50_s = float(np.median(seconds))
     benchmark.extra_info |= {"p50_s": p50_s, "examples_per_s": BATCH_SIZE / p50_s}
     benchmark.extra_info["times_as_fast"] = {
@@ -116,7 +117,9 @@ def test_training_memory(benchmark, session: Session, data: Data | NotRun, varia
     if peer and (reason := peers.missing(peer)):
         skip_not_run(benchmark, reason)
     started_at = time.perf_counter()
-    peak = training_memory_bytes(variant, session.num_threads)
+    peak = unless_out_of_memory(lambda: training_memory_bytes(variant, session.num_threads))
+    if isinstance(peak, NotRun):
+        skip_not_run(benchmark, peak.reason)
     seconds = time.perf_counter() - started_at
     weights = 4 * sum(parameter.numel() for parameter in data.teacher.parameters())
     assert peak > weights, "the teacher alone takes more"

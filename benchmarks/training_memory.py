@@ -1,12 +1,12 @@
 """Peak memory of one training; run as a module, in a process that has done nothing else: libraries are counted."""
 
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.peak_memory import peak_resident_bytes
+from benchmarks.size import bytes_told_by
 
 #: The longest texts of the task, and steps enough for every buffer to be there.
 NUM_TEXTS, NUM_STEPS = 320, 10
@@ -16,11 +16,9 @@ def training_memory_bytes(variant: str, num_threads: int) -> int:
     """Most memory that a training takes on the task's longest texts, measured in a fresh process.
 
     Raises:
-        subprocess.CalledProcessError: If that process fails; its error is on standard error.
+        MemoryError, RuntimeError: See `size.bytes_told_by`.
     """
-    command = [sys.executable, "-m", __name__, variant, str(num_threads)]
-    root = Path(__file__).parents[1]
-    return int(subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
+    return bytes_told_by(["-m", __name__, variant, str(num_threads)])
 
 
 def main(variant: str, num_threads: int) -> None:

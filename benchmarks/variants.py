@@ -17,7 +17,9 @@ from transformers import PreTrainedModel
 
 from benchmarks.subjects import load_as_measured
 from benchmarks.timing import NotRun
+from mixkd.forward import compiler_error
 
+MISSING_ONNX = "ONNX Runtime is not installed: pip install 'mixkd[onnx]'"
 #: A batch (input_ids, attention_mask, ...: shape (batch_size, length)) -> logits, shape (batch_size, num_classes).
 Predict = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -41,7 +43,8 @@ class Variant:
     Attributes:
         dtype: Of the numbers that its matrix products multiply.
         tolerance: Largest root-mean-square difference of the logits from the float64 reference's, in units of their
-            own root-mean-square. Eight bits lose up to a third on a whole model; what that costs is in its score.
+            own root-mean-square. Eight bits lose up to 0.22 on MiniLM, a sixth on average: a layer that is missing, or
+            logits that are scaled, stand out; an ignored mask (0.2 to 0.3) only where nothing is quantised.
         prepare: Makes a loaded float32 model ready, on a device.
     """
 
@@ -86,7 +89,7 @@ def _compiled(model: PreTrainedModel, device: torch.device) -> Runnable | NotRun
     try:
         compiled.predict({name: tensor.to(device) for name, tensor in _example().items()})  # asks the compiler
     except TorchDynamoException as error:
-        return NotRun(f"torch.compile cannot compile it here: {str(error).strip().splitlines()[0]}")
+        return NotRun(f"torch.compile cannot compile it here: {compiler_error(error)}")
     return compiled
 
 
@@ -97,6 +100,10 @@ def _int8(model: PreTrainedModel, device: torch.device) -> Runnable | NotRun:
     """
     if device.type != "cpu":
         return NotRun("PyTorch's dynamic int8 runs on the processor only")
+    if not hasattr(torch.ao.quantization, "quantize_dynamic"):
+        return NotRun("this version of PyTorch has no dynamic int8 any more")
+    if torch.backends.quantized.engine == "none":
+        return NotRun("this build of PyTorch has no engine for int8")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its removal
         quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
@@ -122,7 +129,7 @@ def _onnx_runtime(model: PreTrainedModel, device: torch.device, is_int8: bool) -
             OnnxRuntimeQuantizer,
         )
     except ImportError:
-        return NotRun("ONNX Runtime is not installed: pip install 'mixkd[onnx]'")
+        return NotRun(MISSING_ONNX)
     is_gpu = device.type == "cuda"
     if is_gpu and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return NotRun("this build of ONNX Runtime has no CUDA: pip install onnxruntime-gpu")
@@ -133,8 +140,11 @@ def _onnx_runtime(model: PreTrainedModel, device: torch.device, is_int8: bool) -
         ort_fusions="cuda" if is_gpu else "cpu",
         quantizer=OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig()) if is_int8 else None,
     )
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # progress, and the names of untested versions
-        exported = OnnxExporter().export(model, batch, config=config)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # progress, names of untested versions
+            exported = OnnxExporter().export(model, batch, config=config)
+    except ImportError as error:  # what it needs beside
+        return NotRun(f"{MISSING_ONNX} ({str(error).splitlines()[0]})")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
@@ -176,9 +186,9 @@ def _bytes(weight: Tensor) -> int:
 
 VARIANTS: dict[str, Variant] = {
     "float32": Variant("float32", 1e-4, _as_it_is),
-    "bfloat16": Variant("bfloat16", 0.05, _bfloat16),
+    "bfloat16": Variant("bfloat16", 0.02, _bfloat16),
     "compiled": Variant("float32", 1e-4, _compiled),
-    "int8": Variant("int8", 0.5, _int8),
+    "int8": Variant("int8", 0.35, _int8),
     "onnx": Variant("float32", 1e-3, _onnx),
-    "onnx-int8": Variant("int8", 0.5, _onnx_int8),
+    "onnx-int8": Variant("int8", 0.35, _onnx_int8),
 }

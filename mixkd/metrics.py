@@ -1,9 +1,10 @@
 """GLUE's metrics, as scikit-learn and SciPy compute them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from mixkd.store import UserError
 
@@ -50,6 +51,8 @@ CLASS_METRICS: dict[str, Metric] = {"accuracy": _accuracy, "f1": _f1, "matthews"
 REGRESSION_METRICS: dict[str, Metric] = {"pearson": _pearson, "spearman": _spearman}
 METRICS = CLASS_METRICS | REGRESSION_METRICS
 
+_NUM_RESAMPLES = 1000
+
 
 def has_labels(labels: ArrayLike) -> bool:
     """Whether a split can be scored.
@@ -78,3 +81,38 @@ def compute_scores(metric: str, predictions: ArrayLike, labels: ArrayLike) -> fl
     if not has_labels(labels):
         raise UserError("This split has no labels (-1) and cannot be scored: evaluate on validation instead.")
     return METRICS[metric](labels, predictions)
+
+
+def bootstrap_interval(metric: str, predictions: ArrayLike, labels: ArrayLike, seed: int) -> tuple[float, float] | None:
+    """95 % percentile bootstrap interval of a score; examples are resampled, each prediction with its label.
+
+    Resamples in which the score is undefined are left out: the value that stands for it there is a convention.
+
+    Args:
+        metric: A key of `METRICS`.
+        predictions: Predicted classes, or numbers for a regression, shape (num_examples,).
+        labels: True ones, shape (num_examples,).
+        seed: Seed of the resampling.
+
+    Returns:
+        Low and high; None where the score is undefined in every resample, as that of a constant prediction may be.
+    """
+    predicted, true = np.asarray(predictions), np.asarray(labels)
+    generator = np.random.default_rng(seed)
+    scores = []
+    for _ in range(_NUM_RESAMPLES):
+        rows = generator.integers(len(true), size=len(true))
+        if _is_defined(metric, predicted[rows], true[rows]):
+            scores.append(compute_scores(metric, predicted[rows], true[rows]))
+    if not scores:
+        return None
+    low, high = np.quantile(scores, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _is_defined(metric: str, predictions: NDArray[Any], labels: NDArray[Any]) -> bool:
+    if metric == "accuracy":
+        return True
+    if metric == "f1":
+        return bool((predictions == 1).any() or (labels == 1).any())
+    return not (_is_constant(predictions) or _is_constant(labels))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.conftest import pytest_addoption
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 EXTRA_INFO = {
@@ -106,6 +108,19 @@ def test_a_run_is_compared_with_another_one_that_is_stored(measured, tmp_path, t
     assert all(re.search(rf"student-1-32-32\] \(.*{name}", done.stdout) for name in ("0001_e", "0002_l"))
 
 
+@pytest.mark.parametrize(
+    ("option", "wrong", "right"),
+    [("--budget", ("nan", "inf", "-1", "0", "soon"), "2.5"), ("--training", ("nan", "inf", "-3", "soon"), "0")],
+)
+def test_a_time_that_cannot_be_spent_is_a_usage_error(option, wrong, right):
+    parser = pytest.Parser(_ispytest=True)
+    pytest_addoption(parser)
+    for value in wrong:
+        with pytest.raises(pytest.UsageError, match=f"{option}: '{value}' is no positive, finite number of seconds"):
+            parser.parse([option, value])
+    assert getattr(parser.parse([option, right]), option[2:]) == float(right)
+
+
 def test_size_is_measured(measured):
     info = by_name(measured[0])["test_size[student-1]"]["extra_info"]
     assert info["size_bytes"] < info["peak_memory_bytes"]
@@ -185,6 +200,7 @@ def test_every_way_to_run_a_model_is_scored_and_held_against_the_teacher(answere
             assert "pip install 'mixkd[onnx]'" in info["not_run"] and info["variant"].startswith("onnx")
             continue
         assert 0 <= info["score"] <= 1 and 0.5 < info["agreement_float32"] <= 1
+        assert (info["task"], info["score_low"]) == ("vader-movie", None)  # of an accuracy, reports compute it
         assert info["examples_per_s"] == pytest.approx(info["num_examples"] / sum(case["stats"]["data"]))
         assert info["tokens_per_s"] > 3 * info["examples_per_s"]  # a text has more than three tokens
         assert (info["joules_per_example"] is None) == bool(info["energy_not_told"])

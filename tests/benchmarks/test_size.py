@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.size import bert_flops, count_flops, memory_shortage, peak_memory_bytes, size_bytes
+from benchmarks.size import bert_flops, bytes_told_by, count_flops, memory_shortage, peak_memory_bytes, size_bytes
 from benchmarks.subjects import texts
 
 
@@ -47,6 +47,20 @@ def test_a_case_that_cannot_fit_says_what_it_needs(model):
     assert memory_shortage(model.config, 1, 32, torch.device("cpu")) == ""
     reason = memory_shortage(model.config, 10**9, 32, torch.device("cpu"))
     assert reason.startswith("too little memory: needs about")
+
+
+@pytest.mark.parametrize(
+    ("program", "error", "message"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", MemoryError, "had to end"),
+        ("raise RuntimeError('CUDA out of memory')", MemoryError, "had to end"),
+        ("raise RuntimeError('another')", RuntimeError, "exit code 1"),
+    ],
+)
+def test_a_program_that_cannot_tell_its_bytes_says_whether_memory_was_short(program, error, message):
+    assert bytes_told_by(["-c", "print('loading'); print(12)"]) == 12
+    with pytest.raises(error, match=message):
+        bytes_told_by(["-c", program])
 
 
 def test_peak_memory_grows_with_the_batch(folder):

@@ -60,6 +60,15 @@ def test_the_store_gives_the_teacher_of_the_students_and_one_student_per_number_
     assert {subject.origin for subject in [teacher, *students]} == {"store"}
 
 
+def test_beside_a_minilm_the_students_that_the_store_lacks_are_built(tiny_store, monkeypatch):
+    sizes = {"num_hidden_layers": 4, "hidden_size": 32, "num_labels": 7}
+    monkeypatch.setattr("benchmarks.subjects.MINILM", sizes)
+    subjects = find_subjects(tiny_store.store)
+    assert [(subject.key, subject.origin) for subject in subjects] == [
+        (("teacher", 4), "store"), (("student", 2), "store"), (("student", 1), "store"), (("student", 3), "built"),
+    ]  # fmt: skip
+
+
 def test_runs_whose_teacher_is_gone_are_not_measured(tiny_store, tmp_path):
     import shutil
 

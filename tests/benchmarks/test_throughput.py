@@ -12,6 +12,7 @@ from benchmarks.peers import missing
 from benchmarks.timing import NotRun
 from benchmarks.training import (
     BATCH_SIZE,
+    LOGIT_SIZE,
     MIN_ROUNDS,
     VARIANTS,
     WARM_UP_STEPS,
@@ -177,6 +178,18 @@ def test_without_the_assets_nothing_is_run(monkeypatch):
     assert load_data() == NotRun("the index cannot be reached")
 
 
+def test_the_loss_would_be_another_without_its_distillation(monkeypatch, tiny_bert, vader_folder, tmp_path):
+    from mixkd.tasks import load_task
+
+    for name, value in {"load_task": lambda name: load_task(name, vader_folder), "TEACHER": str(tiny_bert)}.items():
+        monkeypatch.setattr(f"benchmarks.training.{name}", value)
+    data = load_data()
+    assert np.square(data.teacher_logits).mean() == pytest.approx(LOGIT_SIZE**2, rel=1e-4)
+    student = start(Variant(bf16=False), data, tmp_path).student
+    with_it, without = (naive_loss(Variant(name), data, student, ROWS, 0) for name in ("kd", "ft"))
+    assert with_it > 1.05 * without
+
+
 class Steady:
     """A training whose steps take `step_s`, and the first of every block ten times as long."""
 
@@ -214,6 +227,19 @@ def test_every_round_times_all_trainings_in_changing_order_with_the_same_seed():
     assert set(Counter(both[0][0] for both in rounds)) == {"a", "b"}
     assert seconds["a"] == pytest.approx(1.0) and seconds["b"] == pytest.approx(0.25)
     assert shares == sorted(shares) and shares[-1] == 1.0
+
+
+@pytest.mark.parametrize("enough_for", [0, 3], ids=["warm-up", "later"])
+def test_a_training_without_enough_memory_is_left_out_and_the_others_go_on(enough_for):
+    class Large(Steady):
+        def run(self, num_steps, seed):
+            if len(self.log) == enough_for:
+                raise MemoryError
+            return super().run(num_steps, seed)
+
+    trainings = {"large": Large("large", 1.0, []), "small": Steady("small", 1.0, [])}
+    seconds = time_blocks(trainings, 1e-9, seed=0, report=lambda share: None)
+    assert seconds["large"] == NotRun("too little memory: MemoryError") and len(seconds["small"]) == MIN_ROUNDS
 
 
 def test_at_least_some_rounds_are_run_however_short_the_time():

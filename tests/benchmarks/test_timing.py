@@ -3,6 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.timing import (
     MAX_ROUNDS,
@@ -119,6 +120,26 @@ def test_a_case_without_memory_is_reported_and_the_others_are_timed():
     assert all(isinstance(timed[case], Timed) for case in COSTS if case != LARGE_TEACHER)
 
 
+@pytest.mark.parametrize("failing", [[LARGE_TEACHER], [LARGE_TEACHER, LARGE_STUDENT]], ids=["one", "all of a cell"])
+def test_a_case_that_finds_too_little_memory_later_is_left_out_and_the_others_go_on(failing):
+    machine = Machine(COSTS)
+    for case in failing:
+
+        def call(case=case):
+            if machine.order.count(case) == NUM_WARMUP + 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            return machine.work(case, COSTS[case])
+
+        machine.calls[case] = call
+    timed = machine.run(12.0)[0]
+    reason = NotRun("too little memory: CUDA out of memory. Tried to allocate 2 GiB")
+    assert {case: outcome for case, outcome in timed.items() if isinstance(outcome, NotRun)} == dict.fromkeys(
+        failing, reason
+    )
+    assert all(len(timed[case].seconds) >= MIN_ROUNDS for case in COSTS if case not in failing)
+    assert machine.shares[-1][1] == 1
+
+
 @pytest.mark.parametrize("message", ["mat1 and mat2 shapes cannot be multiplied", "an illegal memory access"])
 def test_any_other_error_is_an_error(message):
     machine = Machine(COSTS)
@@ -151,14 +172,18 @@ def test_pairing_removes_what_slows_down_a_whole_round():
     assert paired[2] - paired[1] < (unpaired[2] - unpaired[1]) / 3
 
 
-def test_the_interval_covers_the_true_ratio_about_95_times_in_100():
+@pytest.mark.parametrize(
+    ("num_rounds", "statistic", "most"), [(60, np.median, 1.0), (16, np.mean, 0.97), (6, np.median, 1.0)]
+)
+def test_the_interval_covers_the_true_ratio_about_95_times_in_100(num_rounds, statistic, most):
+    """Of medians, more often: they take few values."""
     rng = np.random.default_rng(0)
-    num_trials, num_rounds = 200, 60
+    num_trials = 600
     covered = 0
     for _ in range(num_trials):
         load = rng.lognormal(sigma=0.3, size=num_rounds)
         teacher, student = (mean * load * rng.lognormal(sigma=0.1, size=num_rounds) for mean in (2.0, 1.0))
-        _, low, high = speedup(teacher, student)
+        _, low, high = speedup(teacher, student, statistic=statistic)
         covered += low <= 2.0 <= high
     standard_error = math.sqrt(0.95 * 0.05 / num_trials)
-    assert 0.95 - 4 * standard_error <= covered / num_trials <= 1.0
+    assert 0.95 - 2 * standard_error <= covered / num_trials <= most

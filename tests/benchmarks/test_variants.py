@@ -1,6 +1,7 @@
 """Ways to run a model: each gives its logits, or says what it lacks."""
 
 import builtins
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,8 +41,18 @@ def test_every_variant_answers_as_the_reference_up_to_its_precision(folder, batc
     if isinstance(runnable, NotRun):
         pytest.skip(runnable.reason)
     check_answer(runnable.predict(batch), expected, VARIANTS[name].tolerance)
+    for wrong in (runnable.predict(batch).flip(1), 0.6 * runnable.predict(batch)):
+        with pytest.raises(AssertionError, match="differ from the reference"):
+            check_answer(wrong, expected, VARIANTS[name].tolerance)
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_a_model_without_one_of_its_layers_is_found_out(folder, batch, expected, name):
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    del model.bert.encoder.layer[1]
+    runnable = VARIANTS[name].prepare(model, CPU)
     with pytest.raises(AssertionError, match="differ from the reference"):
-        check_answer(runnable.predict(batch).flip(1), expected, VARIANTS[name].tolerance)
+        check_answer(runnable.predict(batch), expected, VARIANTS[name].tolerance)
 
 
 def test_a_logit_that_is_no_number_fails(expected):
@@ -71,6 +82,27 @@ def test_what_cannot_run_says_why(folder, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_onnx)
     found = prepare("onnx", folder, CPU)
     assert isinstance(found, NotRun) and "pip install 'mixkd[onnx]'" in found.reason
+
+
+def test_an_exporter_that_lacks_something_says_what(folder, monkeypatch):
+    exporters = pytest.importorskip("transformers.exporters")
+    pytest.importorskip("onnxruntime")
+
+    def fail(*args, **kwargs):
+        raise ImportError("To use OnnxExporter, please install onnxscript\nas follows")
+
+    monkeypatch.setattr(exporters.OnnxExporter, "export", fail)
+    expected = (
+        "ONNX Runtime is not installed: pip install 'mixkd[onnx]' (To use OnnxExporter, please install onnxscript)"
+    )
+    assert prepare("onnx", folder, CPU) == NotRun(expected)
+
+
+def test_a_pytorch_without_int8_says_so(folder, monkeypatch):
+    monkeypatch.setattr(torch.backends, "quantized", SimpleNamespace(engine="none"))
+    assert prepare("int8", folder, CPU) == NotRun("this build of PyTorch has no engine for int8")
+    monkeypatch.delattr(torch.ao.quantization, "quantize_dynamic")
+    assert prepare("int8", folder, CPU) == NotRun("this version of PyTorch has no dynamic int8 any more")
 
 
 def test_a_compiled_model_is_the_same_model(folder, monkeypatch):
