@@ -1,6 +1,5 @@
 """Size of a model: bytes on disk, floating-point operations, memory."""
 
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -98,8 +97,8 @@ def bytes_told_by(program: Sequence[str]) -> int:
         RuntimeError: If it fails otherwise; its error is on standard error.
     """
     done = subprocess.run([sys.executable, *program], capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    if done.returncode == -signal.SIGKILL or any(words in done.stderr for words in OUT_OF_MEMORY):
-        raise MemoryError("a process of its own, which has the model alone, had to end")
+    if done.returncode == -9 or any(words in done.stderr for words in OUT_OF_MEMORY):
+        raise MemoryError("a process of its own had to end")
     if done.returncode:
         sys.stderr.write(done.stderr)
         raise RuntimeError(f"{program[0]} ended with exit code {done.returncode}")

@@ -176,7 +176,7 @@ def time_blocks(
     for name in trainings:  # the warm-up
         time_block(name, seed)
     started_at, num_rounds = time.monotonic(), 0
-    while num_rounds < MIN_ROUNDS or time.monotonic() - started_at < budget_s:
+    while seconds and (num_rounds < MIN_ROUNDS or time.monotonic() - started_at < budget_s):
         for name in order.permutation(list(seconds)):
             found = time_block(name, seed + 1 + num_rounds)
             if found is not None:

@@ -138,8 +138,9 @@ def _median(stats: Mapping[str, Any]) -> dict[str, float]:
 
 
 def latest(benchmarks: pd.DataFrame) -> pd.DataFrame:
-    """The last measurement of every case on every machine."""
-    rows = benchmarks[[*CASE, *SCORED]].assign(place=range(len(benchmarks)))
+    """The last measurement of every case on every machine; of one that was never measured, the last reason."""
+    place = np.arange(len(benchmarks)) + len(benchmarks) * benchmarks["not_run"].isna()
+    rows = benchmarks[[*CASE, *SCORED]].assign(place=place)
     pairs = rows.merge(rows, on=CASE, suffixes=("", "_later"))
     is_replaced = (pairs["place"] < pairs["place_later"]) & is_one_case(pairs, "_later")
     return benchmarks[~rows["place"].isin(pairs.loc[is_replaced, "place"])]

@@ -240,6 +240,8 @@ def test_a_training_without_enough_memory_is_left_out_and_the_others_go_on(enoug
     trainings = {"large": Large("large", 1.0, []), "small": Steady("small", 1.0, [])}
     seconds = time_blocks(trainings, 1e-9, seed=0, report=lambda share: None)
     assert seconds["large"] == NotRun("too little memory: MemoryError") and len(seconds["small"]) == MIN_ROUNDS
+    alone = {"large": Large("large", 1.0, [("large", 0)] * enough_for)}
+    assert set(time_blocks(alone, 1e9, seed=0, report=lambda share: None)) == {"large"}  # and at once
 
 
 def test_at_least_some_rounds_are_run_however_short_the_time():

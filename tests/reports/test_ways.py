@@ -18,9 +18,10 @@ def way(model, speed, score, variant="float32", **changes):
     info = {
         "kind": "end-to-end", "model": model, "num_layers": 6 if model == "teacher" else 3, "variant": variant,
         "metric": "accuracy", "num_examples": 2000, "examples_per_s": speed, "score": score, "batch_size": 32,
-        "speedup_vs_teacher": speed / 200, "speedup_low": speed / 204, "speedup_high": speed / 196, "device": "cpu",
-        "num_threads": 2, "energy_not_told": "no meter",
+        "device": "cpu", "num_threads": 2, "energy_not_told": "no meter",
     }  # fmt: skip
+    if speed:
+        info |= {"speedup_vs_teacher": speed / 200, "speedup_low": speed / 204, "speedup_high": speed / 196}
     name = f"test_end_to_end[{model}-{variant}]"
     return {"name": name, "stats": {"median": 0.1}, "extra_info": info | changes}
 
@@ -68,6 +69,15 @@ def test_at_equal_speed_the_better_score_is_on_the_front_in_whatever_order(tmp_p
     for seed in range(10):
         random.Random(seed).shuffle(cases)
         assert front(evidence_of(tmp_path / str(seed), cases)) == expected
+
+
+def test_what_was_measured_stays_where_it_could_not_be_measured_again(tmp_path):
+    measured, not_run = way("teacher", 200, 0.8), way("teacher", None, None, not_run="too little memory")
+    not_run["extra_info"] |= {"num_examples": None, "metric": None}
+    for number, files in enumerate(itertools.permutations([[measured], [not_run]])):
+        assert list(latest(evidence_of(tmp_path / str(number), *files).benchmarks)["score"]) == [0.8]
+    again = not_run | {"extra_info": not_run["extra_info"] | {"not_run": "no compiler"}}
+    assert list(latest(evidence_of(tmp_path / "never", [not_run], [again]).benchmarks)["not_run"]) == ["no compiler"]
 
 
 @pytest.mark.parametrize(
