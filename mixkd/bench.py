@@ -1,6 +1,7 @@
 """`pytest benchmarks` in a process of its own, with its JSON in the store."""
 
 import argparse
+import json
 import os
 import signal
 import subprocess
@@ -28,7 +29,7 @@ def run_benchmarks(pytest_options: Sequence[str], store: Store) -> Path:
 
     Raises:
         UserError: If there are no benchmarks here, an option is wrong, the store cannot be written, or pytest fails;
-            nothing is stored then.
+            nothing is stored then but what did not fail.
         KeyboardInterrupt: If this process is told to end: with what to say then.
     """
     folder = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -46,8 +47,11 @@ def run_benchmarks(pytest_options: Sequence[str], store: Store) -> Path:
         status = _pytest(options)
         if status == 5:  # pytest's code for this
             raise UserError("No benchmark was chosen; those of trainings need `--training SECONDS`.")
-        if status != 0 or not path.exists() or not path.stat().st_size:
+        text = path.read_text() if status in (0, 1) and path.exists() else ""
+        if not text or not json.loads(text).get("benchmarks"):
             raise UserError(f"The benchmarks ended with pytest's exit code {status}, see above; nothing was stored.")
+    if status:
+        raise UserError(f"Some benchmarks failed, see above; {kept} has the others.")
     return kept
 
 

@@ -25,7 +25,7 @@ def started(monkeypatch):
 
     def fake_pytest(options):
         calls.append(options)
-        json_path(options).write_text(f'{{"asked": "{options[-1]}"}}')
+        json_path(options).write_text(json.dumps({"asked": options[-1], "benchmarks": [{}]}))
         return 0
 
     monkeypatch.setattr("mixkd.bench._pytest", fake_pytest)
@@ -47,10 +47,19 @@ def test_every_run_of_the_benchmarks_is_kept(tmp_path, started):
     assert [path.name[:5] for path in kept] == ["0001_", "0002_"]
 
 
-@pytest.mark.parametrize("ending", [(1, "{}"), (0, "")])
+def test_what_did_not_fail_is_kept(tmp_path, monkeypatch, capsys):
+    text = '{"benchmarks": [{"name": "test_latency"}]}'
+    monkeypatch.setattr("mixkd.bench._pytest", lambda options: json_path(options).write_text(text) and 1)
+    assert main(["bench", "--output", str(tmp_path)]) == 2
+    (kept,) = (tmp_path / "benchmarks").iterdir()
+    assert kept.read_text() == text
+    assert capsys.readouterr().err == f"mixkd: Some benchmarks failed, see above; {kept} has the others.\n"
+
+
+@pytest.mark.parametrize("ending", [(1, '{"benchmarks": []}'), (1, ""), (3, '{"benchmarks": [{}]}'), (0, "")])
 def test_a_failed_run_leaves_nothing(tmp_path, monkeypatch, capsys, ending):
     status, text = ending
-    monkeypatch.setattr("mixkd.bench._pytest", lambda options: json_path(options).write_text(text) and status)
+    monkeypatch.setattr("mixkd.bench._pytest", lambda options: (json_path(options).write_text(text), status)[1])
     assert main(["bench", "--output", str(tmp_path)]) == 2
     assert f"exit code {status}" in capsys.readouterr().err
     assert not list((tmp_path / "benchmarks").iterdir())
