@@ -1,10 +1,4 @@
-"""Intervals of scores over texts: against closed forms, where a score is undefined, and as a benchmark tells them."""
-
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Intervals of scores over texts: against closed forms, and where a score is undefined."""
 
 import numpy as np
 import pytest
@@ -12,16 +6,6 @@ from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from mixkd.metrics import bootstrap_interval, compute_scores
-
-ROOT = Path(__file__).parents[2]
-
-#: Leaves the model as it is, and asks for another metric.
-PLUGIN = """
-from dataclasses import replace
-from benchmarks import end_to_end
-load_texts = end_to_end.load_texts
-end_to_end.load_texts = lambda *arguments: replace(load_texts(*arguments), metric="f1")
-"""
 
 
 def answers(num, share_right, seed=0):
@@ -67,19 +51,3 @@ def test_a_score_that_is_undefined_in_every_resample_has_no_interval():
     assert bootstrap_interval("matthews", np.zeros(20), labels, seed=0) is None
     assert bootstrap_interval("f1", np.zeros(20), np.zeros(20), seed=0) is None
     assert bootstrap_interval("f1", np.zeros(20), labels, seed=0) == (0, 0)  # class 1 is there, and never found
-
-
-def test_a_benchmark_tells_the_interval_of_what_is_no_accuracy(tmp_path, tiny_store, vader_folder):
-    (tmp_path / "other_metric.py").write_text(PLUGIN)
-    path = tmp_path / "benchmark.json"
-    command = [
-        sys.executable, "-m", "pytest", "-p", "other_metric", str(ROOT / "benchmarks"), f"--benchmark-json={path}",
-        "--store", str(tiny_store.root), "--no-bert-base", "--device=cpu", "--data-dir", str(vader_folder),
-        "-k", "end_to_end and teacher-4-float32",
-    ]  # fmt: skip
-    paths = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    done = subprocess.run(command, cwd=tmp_path, env=paths, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (case,) = json.loads(path.read_text())["benchmarks"]
-    info = case["extra_info"]
-    assert info["metric"] == "f1" and info["score_low"] <= info["score"] <= info["score_high"]

@@ -184,10 +184,21 @@ def test_without_trained_models_nothing_is_scored(without_models):
     assert "mixkd suite quick" in case["extra_info"]["not_run"]
 
 
+#: Asks for another metric, and leaves the rest as it is.
+ASKS_FOR_F1 = """
+from dataclasses import replace
+from benchmarks import end_to_end
+load_texts = end_to_end.load_texts
+end_to_end.load_texts = lambda *arguments: replace(load_texts(*arguments), metric="f1")
+"""
+
+
 @pytest.fixture(scope="module")
 def answered(tmp_path_factory, tiny_store, vader_folder):
     folder = tmp_path_factory.mktemp("answered")
-    options = ("--device=cpu", "--data-dir", str(vader_folder), "-k", "end_to_end and not student-1")
+    (folder / "asks_for_f1.py").write_text(ASKS_FOR_F1)
+    options = ("-p", "asks_for_f1", "--device=cpu", "--data-dir", str(vader_folder))
+    options += ("-k", "end_to_end and not student-1")
     return by_name(run_benchmarks(folder, tiny_store.root, *options)[0])
 
 
@@ -200,7 +211,8 @@ def test_every_way_to_run_a_model_is_scored_and_held_against_the_teacher(answere
             assert "pip install 'mixkd[onnx]'" in info["not_run"] and info["variant"].startswith("onnx")
             continue
         assert 0 <= info["score"] <= 1 and 0.5 < info["agreement_float32"] <= 1
-        assert (info["task"], info["score_low"]) == ("vader-movie", None)  # of an accuracy, reports compute it
+        assert (info["task"], info["metric"]) == ("vader-movie", "f1")
+        assert info["score_low"] <= info["score"] <= info["score_high"]
         assert info["examples_per_s"] == pytest.approx(info["num_examples"] / sum(case["stats"]["data"]))
         assert info["tokens_per_s"] > 3 * info["examples_per_s"]  # a text has more than three tokens
         assert (info["joules_per_example"] is None) == bool(info["energy_not_told"])

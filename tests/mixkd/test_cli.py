@@ -175,7 +175,7 @@ from mixkd import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts behind its back ignores it
 
 def work(number):
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # at once: two of them print
     time.sleep(60)
 
 def wait() -> None:

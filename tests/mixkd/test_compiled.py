@@ -66,9 +66,9 @@ def test_a_compiled_model_computes_and_draws_the_same_in_one_graph(architecture,
     assert all(map(torch.equal, again, expected))  # and it is undone
 
 
-def test_however_many_models_are_compiled_one_after_another_all_are(tracer, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)  # graphs that torch keeps of a function
-    for number in range(1, 5):
+@torch._dynamo.config.patch(recompile_limit=2)  # graphs that torch keeps of a function
+def test_however_many_models_are_compiled_one_after_another_all_are(tracer):
+    for number in range(1, 4):
         model = tiny_classifier("bert", 1, hidden_size=8 * number)
         with compiled(model):
             gradients_of_batches(model)
